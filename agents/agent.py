@@ -1,0 +1,265 @@
+"""The agent: a world model with reward, value and policy heads; it acts by planning and learns from replay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from agents.heads import Critics, Policy, RewardHead, TwoHot
+from agents.planner import Planner, PlannerConfig
+from agents.replay import Batch
+from gje_world import WorldModel, WorldModelConfig
+from gje_world.data import random_shift
+from gje_world.evaluation import collapse_gauges
+from gje_world.objectives import make_objective
+
+
+@dataclass
+class LossWeights:
+    """What each part of the loss counts."""
+
+    world: float = 0.1  # objective and marginal
+    reward: float = 0.2
+    value: float = 0.1
+
+
+@dataclass
+class AgentConfig:
+    """The agent's heads and how they learn."""
+
+    hidden: int = 256  # width of the reward, value and policy heads
+    critics: int = 5
+    bins: int = 101  # of the two-hot codes
+    horizon: int = 3  # agent steps a training sequence unrolls
+    discount: float | None = None  # per agent step; None: from the episode length, as TD-MPC2 does
+    temporal_decay: float = 0.5  # weight of each further step of a sequence
+    target_rate: float = 0.01  # of the target critics' moving average
+    lr: float = 5e-4
+    encoder_lr: float = 1e-3
+    grad_clip: float = 20.0
+    entropy: float = 1e-4
+    shift: int = 4  # random shift of the images, in pixels
+    weights: LossWeights = field(default_factory=LossWeights)
+
+
+def discount_for(episode_steps: int) -> float:
+    """Discount for episodes of so many agent steps: `1 - 5/steps` between 0.95 and 0.995 (TD-MPC2)."""
+    return min(max(1 - 5 / episode_steps, 0.95), 0.995)
+
+
+def stack_frames(frames: Tensor, count: int) -> Tensor:
+    """Observations `[T+1, B, K*C, H, W]` of `frames [B, K+T, C, H, W]`, `K = count`, oldest frame first."""
+    windows = [frames[:, t : t + count].flatten(1, 2) for t in range(frames.shape[1] - count + 1)]
+    return torch.stack(windows)
+
+
+class Agent(nn.Module):
+    """Acts and learns in one environment.
+
+    Arguments:
+        config, planner, world: sizes and settings of the three parts.
+        objective: name and options of the world model's objective.
+        belief: name of the world model's belief.
+        obs_shape: `(C, H, W)` of stacked observations.
+        frame_stack: frames in them.
+        action_dim: `A`.
+        discount: of the value, per agent step.
+        device: where all tensors live.
+        autocast: dtype of the networks' arithmetic; likelihoods stay in float32.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        planner: PlannerConfig,
+        world: WorldModelConfig,
+        objective: dict,
+        belief: str,
+        *,
+        obs_shape: tuple[int, int, int],
+        frame_stack: int,
+        action_dim: int,
+        discount: float,
+        device: torch.device,
+        autocast: torch.dtype,
+    ):
+        super().__init__()
+        self.config, self.frame_stack, self.device, self.autocast = config, frame_stack, device, autocast
+        self.discount = discount
+        self.objective = make_objective(**objective)
+        self.world = WorldModel(world, obs_shape, action_dim, belief)
+        sizes = (world.dim, action_dim, config.hidden)
+        self.two_hot = TwoHot(config.bins)
+        self.reward = RewardHead(*sizes, config.bins)
+        self.critics = Critics(config.critics, *sizes, config.bins)
+        self.target_critics = Critics(config.critics, *sizes, config.bins).requires_grad_(False)
+        self.target_critics.load_state_dict(self.critics.state_dict())
+        self.policy = Policy(*sizes)
+        self.register_buffer("value_scale", torch.ones(()))
+        self.to(device)
+        self.planner = Planner(planner, action_dim, self.propose, self.evaluate_sequences)
+        self.learnt = [*self.world.parameters(), *self.reward.parameters(), *self.critics.parameters()]
+        encoder = set(self.world.encoder.parameters())
+        self.optimizer = torch.optim.Adam(
+            [
+                {"params": list(encoder), "lr": config.encoder_lr},
+                {"params": [p for p in self.learnt if p not in encoder]},
+                {"params": list(self.policy.parameters()), "eps": 1e-5},
+            ],
+            lr=config.lr,
+            fused=True,
+        )
+
+    def _precision(self):
+        return torch.autocast(self.device.type, self.autocast, enabled=self.autocast != torch.float32)
+
+    # ---- acting ----
+
+    @torch.no_grad()
+    def act(self, obs, explore: bool = False) -> Tensor:
+        """Plan an action `[A]` for uint8 `obs [C, H, W]` (or `[B, A]` for `[B, C, H, W]`), on the CPU.
+
+        Call `reset` when an episode begins; the plan of the last call is the start of the next.
+        """
+        obs = torch.as_tensor(obs, device=self.device)
+        action, _, _ = self.decide(obs if obs.ndim == 4 else obs.unsqueeze(0), explore)
+        return (action if obs.ndim == 4 else action[0]).cpu()
+
+    @torch.no_grad()
+    def decide(self, obs: Tensor, explore: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Action `[B, A]` for `obs [B, C, H, W]`, with the embedding and the belief's mean predicted std.
+
+        Returns:
+            action `[B, A]`; `z [B, D]`; uncertainty `[B]`, the standard deviation predicted for the next
+            embedding, averaged over its dimensions.
+        """
+        with self._precision():
+            z = self.world.embed(obs)
+            action = self.planner.plan(z, explore)
+            uncertainty = self.world.believe(z, action).variance.sqrt().mean(-1)
+        return action, z, uncertainty
+
+    @torch.no_grad()
+    def embed(self, obs: Tensor) -> Tensor:
+        """Embedding `z [B, D]` of `obs [B, C, H, W]`, in the agent's precision."""
+        with self._precision():
+            return self.world.embed(obs)
+
+    @torch.no_grad()
+    def believe(self, z: Tensor, action: Tensor) -> Distribution:
+        """Belief over the next embedding of `z [B, D]` under `action [B, A]`, in the agent's precision."""
+        with self._precision():
+            return self.world.believe(z, action)
+
+    def reset(self) -> None:
+        """Forget the last episode's plan."""
+        self.planner.reset()
+
+    def propose(self, z: Tensor, count: int) -> Tensor:
+        """Action sequences `[H, B, K, A]` that the policy prior would take from `z [B, D]`."""
+        z = z.unsqueeze(1).expand(-1, count, -1)
+        actions = []
+        for _ in range(self.planner.config.horizon):
+            action, _ = self.policy(z)
+            actions.append(action)
+            z = self.world.believe(z, action).rsample()
+        return torch.stack(actions)
+
+    def evaluate_sequences(self, z: Tensor, actions: Tensor) -> Tensor:
+        """Returns `[P, B, N]` of `actions [H, B, N, A]` from `z [B, D]`, in each particle's future."""
+        z = z.unsqueeze(1).expand(-1, actions.shape[2], -1)
+        futures = self.world.imagine(z.flatten(0, 1), actions.flatten(1, 2), self.planner.config.particles)
+        futures = futures.unflatten(2, actions.shape[1:3])  # [H, P, B, N, D]
+        returns = self.two_hot.decode(self.reward(z, actions[0])).unsqueeze(0)
+        discount = self.discount
+        for before, action in zip(futures[:-1], actions[1:], strict=True):
+            action = action.expand(*before.shape[:-1], -1)
+            returns = returns + discount * self.two_hot.decode(self.reward(before, action))
+            discount *= self.discount
+        last, _ = self.policy(futures[-1])
+        values = self.two_hot.decode(self.critics(futures[-1], last))  # [E, P, B, N]
+        return returns + discount * values.mean(0)
+
+    # ---- learning ----
+
+    def update(self, batch: Batch, gauges: bool) -> dict[str, Tensor]:
+        """One gradient step on `batch`; detached metrics, with collapse gauges if asked for."""
+        frames = random_shift(batch.frames, self.config.shift)
+        obs = stack_frames(frames, self.frame_stack)
+        with self._precision():
+            z = self.world.embed(obs)  # [T+1, B, D]
+            loss, path, metrics, beliefs = self.world_and_value_loss(z, batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        metrics["loss/grad_norm"] = nn.utils.clip_grad_norm_(self.learnt, self.config.grad_clip)
+        with self._precision():
+            policy_loss = self.policy_loss(path.detach())
+        policy = list(self.policy.parameters())
+        for parameter, gradient in zip(policy, torch.autograd.grad(policy_loss, policy), strict=True):
+            parameter.grad = gradient
+        nn.utils.clip_grad_norm_(policy, self.config.grad_clip)
+        self.optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(self.target_critics.parameters()), list(self.critics.parameters()), self.config.target_rate
+            )
+        metrics["loss/policy"] = policy_loss
+        if gauges:
+            metrics |= self.gauges(z, beliefs)
+        return {name: value.detach() for name, value in metrics.items()}
+
+    def world_and_value_loss(self, z: Tensor, batch: Batch):
+        """Total loss, open-loop embeddings `[T+1, B, D]`, its parts, and the beliefs of each step."""
+        weights, steps = self.config.weights, len(batch.action)
+        target = self.td_target(z[1:].detach(), batch)  # [T, B]
+        path, beliefs = self.world.unroll(z[0], batch.action)
+        decay = self.config.temporal_decay ** torch.arange(steps, device=z.device).unsqueeze(-1)
+        predicted = torch.stack([self.objective.predict(b, t) for b, t in zip(beliefs, z[1:], strict=True)])
+        reward = self.two_hot.loss(self.reward(path[:-1], batch.action), batch.reward)
+        value = self.two_hot.loss(self.critics(path[:-1], batch.action), target)  # [E, T, B]
+        parts = {
+            "loss/nll": (decay * predicted).mean(),
+            "loss/marginal": self.objective.marginal(z),
+            "loss/reward": (decay * reward).mean(),
+            "loss/value": (decay * value).mean((1, 2)).sum() / len(value),
+        }
+        total = (
+            weights.world * (parts["loss/nll"] + parts["loss/marginal"])
+            + weights.reward * parts["loss/reward"]
+            + weights.value * parts["loss/value"]
+        )
+        return total, path, {"loss/total": total, **parts}, beliefs
+
+    @torch.no_grad()
+    def td_target(self, z_next: Tensor, batch: Batch) -> Tensor:
+        """One-step targets `[T, B]`: reward plus the discounted lower of two random target critics."""
+        action, _ = self.policy(z_next)
+        values = self.two_hot.decode(self.target_critics(z_next, action))
+        pair = torch.randperm(len(values))[:2].tolist()
+        lower = torch.minimum(values[pair[0]], values[pair[-1]])
+        return batch.reward + self.discount * (1 - batch.terminated) * lower
+
+    def policy_loss(self, path: Tensor) -> Tensor:
+        """Policy prior against the mean critic, scaled by the values' running spread (TD-MPC2, eq. 4)."""
+        action, surprise = self.policy(path)
+        value = self.two_hot.decode(self.critics(path, action)).mean(0)  # [T+1, B]
+        with torch.no_grad():
+            low, high = value[0].quantile(torch.tensor([0.05, 0.95], device=value.device))
+            self.value_scale.lerp_((high - low).clamp(min=1.0), self.config.target_rate)
+        decay = self.config.temporal_decay ** torch.arange(len(path), device=path.device).unsqueeze(-1)
+        return -(decay * (value / self.value_scale + self.config.entropy * surprise)).mean()
+
+    @torch.no_grad()
+    def gauges(self, z: Tensor, beliefs: list) -> dict[str, Tensor]:
+        """What would show a collapse, and whether one-step beliefs hold what they claim, on the batch."""
+        one_step = beliefs[0]
+        metrics = collapse_gauges(z) | {"belief/std": one_step.variance.mean().sqrt()}
+        if self.objective.needs_density:
+            mass = one_step.coverage(z[1])
+            metrics["belief/nll"] = -one_step.log_prob(z[1]).mean() / z.shape[-1]
+            metrics["belief/coverage_50"] = (mass <= 0.5).float().mean()
+            metrics["belief/coverage_90"] = (mass <= 0.9).float().mean()
+        return metrics

@@ -1,0 +1,168 @@
+"""Replay of single uint8 frames in a memory map on disk, stacked when sampled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gje_world.training.disk import require_disk
+
+
+class Batch(NamedTuple):
+    """Sequences of `T` transitions; time first."""
+
+    frames: Tensor  # uint8 [B, K+T, C, H, W]: frames k-K+1 .. k+T, so that K of them make a stacked obs
+    action: Tensor  # [T, B, A]
+    reward: Tensor  # [T, B]
+    terminated: Tensor  # [T, B], 1 where the episode ended in a terminal state
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on `device`, copied asynchronously where the device allows it."""
+        if device.type == "cpu":
+            return self
+        return Batch(*(part.pin_memory().to(device, non_blocking=True) for part in self))
+
+
+class Replay:
+    """The last `capacity` frames of experience, one slot for each frame an agent saw.
+
+    Slot `i` holds the newest frame of observation `i`, the action that led to it, and what that action
+    earned; an episode of L steps takes L + 1 slots. Sampled sequences lie inside one episode.
+
+    The map has `slack` slots beyond the capacity, which are never sampled: a run that is killed and goes
+    back to a checkpoint no more than `slack` slots old finds all that was sampled then still in place.
+
+    Arguments:
+        folder: where the maps live; existing ones are reopened.
+        capacity, slack: in slots.
+        frame_shape: `(C, H, W)` of a single frame.
+        action_dim: `A`.
+        frame_stack: `K`, frames stacked to one observation.
+
+    Raises:
+        RunDirectoryError: the disk has not enough room.
+        ValueError: the maps on disk are of another size.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        capacity: int,
+        slack: int,
+        frame_shape: tuple[int, int, int],
+        action_dim: int,
+        frame_stack: int,
+    ):
+        self.capacity, self.frame_stack = capacity, frame_stack
+        self.slots = capacity + slack
+        self.count = 0  # slots ever written
+        self.episode = -1  # index of the episode being written
+        fields = {
+            "frame": (np.uint8, frame_shape),
+            "action": (np.float32, (action_dim,)),
+            "reward": (np.float32, ()),
+            "terminated": (np.bool_, ()),
+            "episode": (np.int32, ()),
+            "first": (np.int64, ()),  # count at which the slot's episode began
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        missing = {name: spec for name, spec in fields.items() if not (folder / f"{name}.npy").exists()}
+        require_disk(folder, self.disk_bytes(self.slots, frame_shape, action_dim) if missing else 0, "replay")
+        self.maps = {}
+        for name, (dtype, shape) in fields.items():
+            path = folder / f"{name}.npy"
+            mode = "w+" if name in missing else "r+"
+            shape = (self.slots, *shape)
+            kwargs = {"dtype": dtype, "shape": shape} if mode == "w+" else {}
+            self.maps[name] = np.lib.format.open_memmap(path, mode, **kwargs)
+            if self.maps[name].shape != shape:
+                raise ValueError(f"{path} holds {self.maps[name].shape}, this run needs {shape}")
+
+    @staticmethod
+    def disk_bytes(slots: int, frame_shape: tuple[int, int, int], action_dim: int) -> int:
+        """Bytes on disk that `slots` slots take."""
+        return slots * (int(np.prod(frame_shape)) + 4 * action_dim + 4 + 1 + 4 + 8)
+
+    def __len__(self) -> int:
+        return min(self.count, self.capacity)
+
+    def start(self, frame: np.ndarray) -> None:
+        """Begin an episode with its first `frame`, uint8 `[C, H, W]`."""
+        self.episode += 1
+        self.first = self.count
+        self._write(frame, np.zeros(self.maps["action"].shape[1:], np.float32), 0.0, False)
+
+    def add(self, frame: np.ndarray, action: np.ndarray, reward: float, terminated: bool) -> None:
+        """Append the `frame` that `action` led to, with the `reward` it earned."""
+        self._write(frame, action, reward, terminated)
+
+    def _write(self, frame: np.ndarray, action: np.ndarray, reward: float, terminated: bool) -> None:
+        slot = self.count % self.slots
+        for name, value in zip(
+            self.maps, (frame, action, reward, terminated, self.episode, self.first), strict=True
+        ):
+            self.maps[name][slot] = value
+        self.count += 1
+
+    def sample(self, generator: np.random.Generator, batch_size: int, horizon: int) -> Batch:
+        """`batch_size` sequences of `horizon` transitions, uniform over all that lie in one episode.
+
+        Raises:
+            ValueError: no stored episode is as long as `horizon`.
+        """
+        # a slot just above the lower end may need stacked frames from below it: leave those out
+        low = max(0, self.count - self.capacity + self.frame_stack - 1)
+        high = self.count - horizon
+        episode = self.maps["episode"]
+        starts = np.empty(0, np.int64)
+        for _ in range(100):
+            drawn = generator.integers(low, high, batch_size) if high > low else np.empty(0, np.int64)
+            inside = episode[drawn % self.slots] == episode[(drawn + horizon) % self.slots]
+            starts = np.concatenate([starts, drawn[inside]])
+            if len(starts) >= batch_size:
+                return self._gather(starts[:batch_size], horizon)
+        raise ValueError(f"replay holds no episode of {horizon} steps yet ({len(self)} slots filled)")
+
+    def _gather(self, starts: np.ndarray, horizon: int) -> Batch:
+        first = self.maps["first"][starts % self.slots]
+        window = starts[:, None] + np.arange(1 - self.frame_stack, horizon + 1)
+        # before an episode's first frame stands that frame again, as in a freshly reset observation
+        frames = self.maps["frame"][np.maximum(window, first[:, None]) % self.slots]
+        after = (starts[None, :] + np.arange(1, horizon + 1)[:, None]) % self.slots
+        return Batch(
+            torch.from_numpy(frames),
+            torch.from_numpy(self.maps["action"][after]),
+            torch.from_numpy(self.maps["reward"][after]),
+            torch.from_numpy(self.maps["terminated"][after].astype(np.float32)),
+        )
+
+    def episode_actions(self) -> np.ndarray:
+        """Actions `[L, A]` taken so far in the episode being written: enough to live it again."""
+        return np.array(self.maps["action"][np.arange(self.first + 1, self.count) % self.slots])
+
+    def newest_frame(self) -> np.ndarray:
+        """The frame written last, uint8 `[C, H, W]`."""
+        return np.array(self.maps["frame"][(self.count - 1) % self.slots])
+
+    def recent_frames(self, most: int) -> Tensor:
+        """Up to `most` stacked observations `[N, K*C, H, W]`, spread evenly over what is stored."""
+        low = max(0, self.count - self.capacity + self.frame_stack - 1)
+        starts = np.unique(np.linspace(low, self.count - 1, min(most, self.count - low)).astype(np.int64))
+        return self._gather(starts, 0).frames.flatten(1, 2)
+
+    def flush(self) -> None:
+        """Write what the maps hold to the disk."""
+        for array in self.maps.values():
+            array.flush()
+
+    def state(self) -> dict[str, int]:
+        """Position, for a checkpoint."""
+        return {"count": self.count, "episode": self.episode, "first": self.first}
+
+    def load_state(self, state: dict[str, int]) -> None:
+        """Go back to a position that `state` gave."""
+        self.count, self.episode, self.first = state["count"], state["episode"], state["first"]

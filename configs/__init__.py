@@ -1,0 +1,1 @@
+"""Hydra configuration: one folder per group; the schema and its defaults stand in `agents/config.py`."""

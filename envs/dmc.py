@@ -1,0 +1,98 @@
+"""Tasks of the DM Control suite as Gymnasium environments of their low-dimensional state."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+from dm_control import suite
+
+from envs.rendering import FrameRenderer
+
+# As published results on pixels have it: quadruped's camera 0 stands still and loses the robot.
+_CAMERAS = {"quadruped": 2}
+# From here on a bound means "unbounded" (lqr gives ±1e10); such an actuator is driven in [-1, 1].
+_UNBOUNDED = 1e9
+
+
+class SuiteEnv(gymnasium.Env[np.ndarray, np.ndarray]):
+    """One task of `dm_control.suite`; a step is one control step, and no episode has a time limit.
+
+    Observations are the task's own, flattened in its order: float32 [S], named by `state_names`. Actions are
+    float32 [A] within the actuators' bounds. An episode ends only where the task says so: with `terminated`
+    if its discount is 0, else with `truncated`.
+
+    A reset draws the episode's random state from `np_random`, so the same seed gives the same episode
+    whatever came before. What a task draws only when it is built (lqr its springs) is the same for all seeds.
+
+    Args:
+        domain, task: names as in `dm_control.suite.ALL_TASKS`.
+        image_size: height and width of what `render` returns, in pixels.
+        quality: `fast` or `faithful`, see `envs.rendering`.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (Gymnasium's own declaration)
+
+    def __init__(self, domain: str, task: str, image_size: int, quality: str) -> None:
+        self._suite_env = _load(domain, task)
+        self._renderer = FrameRenderer(self._suite_env.physics, image_size, quality, _CAMERAS.get(domain, 0))
+        spec = self._suite_env.action_spec()
+        bounded = (np.abs(spec.minimum) < _UNBOUNDED) & (np.abs(spec.maximum) < _UNBOUNDED)
+        low = np.where(bounded, spec.minimum, -1.0).astype(np.float32)
+        high = np.where(bounded, spec.maximum, 1.0).astype(np.float32)
+        self.render_mode = "rgb_array"
+        self.metadata = self.metadata | {"render_fps": round(1 / self._suite_env.control_timestep())}
+        self.action_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
+        # The suite knows an observation's shape only once an episode has begun.
+        self.state_names = _names(self._suite_env.reset().observation)
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (len(self.state_names),), np.float32)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode; `options` has no meaning here."""
+        super().reset(seed=seed)
+        self._suite_env.task.random.seed(self.np_random.integers(2**32, dtype=np.uint32))
+        return _flatten(self._suite_env.reset().observation), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Advance one control step."""
+        now = self._suite_env.step(np.asarray(action, np.float64))
+        terminated = now.last() and now.discount == 0.0
+        truncated = now.last() and not terminated
+        return _flatten(now.observation), float(now.reward), terminated, truncated, {}
+
+    def render(self) -> np.ndarray:  # type: ignore[override]  # Gymnasium also allows None and lists of frames
+        """Draw the current state: uint8 [H, W, 3]."""
+        return self._renderer.frame()
+
+    def close(self) -> None:
+        """Free the simulation and its OpenGL context."""
+        self._suite_env.physics.free()
+
+
+def _load(domain: str, task: str) -> Any:
+    """The suite's environment, without its time limit: Gymnasium's wrapper counts exact control steps."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    # MuJoCo warns of old attributes in the suite's own model files; no user of this package can mend those.
+    logger.setLevel(logging.ERROR)
+    try:
+        return suite.load(domain, task, task_kwargs={"random": 0, "time_limit": float("inf")})
+    finally:
+        logger.setLevel(level)
+
+
+def _flatten(observation: Mapping[str, Any]) -> np.ndarray:
+    """All values of the observation in one vector: float32 [S]."""
+    return np.concatenate([np.ravel(value) for value in observation.values()]).astype(np.float32)
+
+
+def _names(observation: Mapping[str, Any]) -> tuple[str, ...]:
+    """A name for each number of the flattened observation: `height`, `position[0]`, `arm_pos[0,1]`."""
+    names = []
+    for key, value in observation.items():
+        for index in np.ndindex(np.shape(value)):
+            names.append(f"{key}[{','.join(map(str, index))}]" if index else key)
+    return tuple(names)

@@ -1,0 +1,5 @@
+"""Gaussian Joint Embeddings: encoders and latent dynamics whose predictions are beliefs."""
+
+from gje_world.world_model import WorldModel, WorldModelConfig
+
+__all__ = ["WorldModel", "WorldModelConfig"]

@@ -1,0 +1,55 @@
+"""Point belief: all mass on one embedding. What a deterministic predictor believes; the ablation's head."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from gje_world.networks.mlp import simplicial
+
+
+class Point(Distribution):
+    """Degenerate distribution at `mean`, shape `[..., D]`. It has samples but no density."""
+
+    arg_constraints: dict = {}
+    has_rsample = True
+
+    def __init__(self, mean: Tensor):
+        self._mean = mean
+        super().__init__(mean.shape[:-1], mean.shape[-1:], validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return self._mean
+
+    @property
+    def variance(self) -> Tensor:
+        return torch.zeros_like(self._mean)
+
+    def rsample(self, sample_shape=torch.Size()) -> Tensor:
+        return self._mean.expand(*sample_shape, *self._mean.shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        raise NotImplementedError("a point belief has no density: choose belief=diagonal to train by likelihood")
+
+
+class PointHead(nn.Module):
+    """Linear head that returns a :class:`Point`.
+
+    Arguments:
+        features: number of input features.
+        dim: embedding dimension.
+        simplicial: normalise the mean as the embeddings of a simplicial encoder are.
+    """
+
+    def __init__(self, features: int, dim: int, simplicial: bool = False):
+        super().__init__()
+        self.simplicial = simplicial
+        self.linear = nn.Linear(features, dim)
+        nn.init.trunc_normal_(self.linear.weight, std=0.02)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, features: Tensor) -> Point:
+        mean = self.linear(features).float()
+        return Point(simplicial(mean) if self.simplicial else mean)

@@ -1,0 +1,24 @@
+"""Gauges that show whether embeddings collapse."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gje_world.objectives.marginal import moments
+
+
+@torch.no_grad()
+def collapse_gauges(z: Tensor) -> dict[str, Tensor]:
+    """Spread of the embeddings `z [..., D]` as detached scalars.
+
+    `embedding/std` is the root mean variance over dimensions; `embedding/effective_rank` the exponential of
+    the entropy of the covariance's normalised eigenvalues (Roy and Vetterli, 2007), between 1 and D.
+    """
+    _, covariance = moments(z.float())
+    shares = torch.linalg.eigvalsh(covariance).clamp(min=0)
+    shares = shares / shares.sum().clamp(min=torch.finfo(shares.dtype).tiny)
+    return {
+        "embedding/std": covariance.diagonal().mean().sqrt(),
+        "embedding/effective_rank": torch.special.entr(shares).sum().exp(),
+    }

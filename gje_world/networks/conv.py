@@ -1,0 +1,54 @@
+"""Convolutional image encoder: uint8 pixels in, embedding out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+STRIDES = 4  # stride-2 convolutions, each of which halves the image
+
+
+class ConvEncoder(nn.Module):
+    """Four stride-2 convolutions, each with GroupNorm(1) and Mish, then a linear map to the embedding.
+
+    The input is centred on a mean frame and divided by the pixels' deviation from it: in a rendered scene
+    most pixels never change, and what moves would otherwise be a small signal on a large offset.
+
+    Arguments:
+        channels: input channels `C` (stacked frames included).
+        dim: embedding dimension `D`.
+        image_size: height and width, a multiple of 16.
+        width: channels of the first two convolutions; the last two have twice as many.
+    """
+
+    mean_frame: Tensor
+    inverse_std: Tensor
+
+    def __init__(self, channels: int, dim: int, image_size: int = 64, width: int = 32):
+        super().__init__()
+        if image_size < 2**STRIDES or image_size % 2**STRIDES:
+            raise ValueError(f"image_size must be a positive multiple of {2**STRIDES}, got {image_size}")
+        self.channels, self.dim, self.image_size, self.width = channels, dim, image_size, width
+        self.register_buffer("mean_frame", torch.full((channels, image_size, image_size), 127.5))
+        self.register_buffer("inverse_std", torch.tensor(1 / 127.5))
+        layers: list[nn.Module] = []
+        widths = (channels, width, width, 2 * width, 2 * width)
+        for before, after in zip(widths, widths[1:], strict=False):
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(1, after), nn.Mish()]
+        self.convolutions = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self.project = nn.Linear(widths[-1] * (image_size // 2**STRIDES) ** 2, dim)
+
+    @torch.no_grad()
+    def centre_on(self, obs: Tensor) -> None:
+        """Take mean frame and deviation from `obs`, uint8 `[N, C, H, W]`; call once, before training."""
+        pixels = obs.float()
+        self.mean_frame.copy_(pixels.mean(0))
+        # a floor of two grey levels: a scene in which nothing moved must not amplify rounding noise
+        self.inverse_std.copy_(1 / (pixels - self.mean_frame).std().clamp(min=2.0))
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Embed uint8 `[..., C, H, W]` as float32 `[..., D]`."""
+        lead = obs.shape[:-3]
+        x = (obs.flatten(0, -4).float() - self.mean_frame) * self.inverse_std
+        x = self.convolutions(x.contiguous(memory_format=torch.channels_last))
+        return self.project(x.flatten(1)).float().unflatten(0, lead)

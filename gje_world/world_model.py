@@ -1,0 +1,86 @@
+"""World model: an encoder, and latent dynamics that return beliefs over future embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from gje_world.beliefs import make_head
+from gje_world.networks import ConvEncoder, mlp, simplicial
+
+
+@dataclass
+class WorldModelConfig:
+    """Size and kind of the world model."""
+
+    dim: int = 64  # embedding dimension D
+    hidden: int = 256  # width of the dynamics
+    encoder_width: int = 32  # channels of the encoder's first convolutions
+    simplicial: bool = False  # embeddings on simplices (groups of 8), as the consistency ablation needs
+
+
+class Unrolled(NamedTuple):
+    """Open-loop predictions along a sequence of actions."""
+
+    z: Tensor  # [T+1, B, D]: the given embedding, then one sample of each belief
+    beliefs: list[Distribution]  # T beliefs over [B, D]
+
+
+class WorldModel(nn.Module):
+    """Encoder `f` and dynamics `h`: `z = f(obs)`, `belief = h(z, action)` over the next embedding.
+
+    Arguments:
+        config: sizes.
+        obs_shape: `(C, H, W)` of the stacked frames.
+        action_dim: `A`.
+        belief: name of the dynamics' belief (`gje_world.beliefs.HEADS`).
+    """
+
+    def __init__(
+        self,
+        config: WorldModelConfig,
+        obs_shape: tuple[int, int, int],
+        action_dim: int,
+        belief: str = "diagonal",
+    ):
+        super().__init__()
+        channels, height, width = obs_shape
+        if height != width:
+            raise ValueError(f"obs must be square, got {height}x{width}")
+        self.simplicial = config.simplicial
+        self.dim = config.dim
+        self.encoder = ConvEncoder(channels, config.dim, height, config.encoder_width)
+        self.dynamics = mlp(config.dim + action_dim, config.hidden)
+        options = {"simplicial": True} if config.simplicial else {}
+        self.head = make_head(belief, config.hidden, config.dim, **options)
+
+    def embed(self, obs: Tensor) -> Tensor:
+        """Embedding `z [..., D]` of uint8 `obs [..., C, H, W]`."""
+        z = self.encoder(obs)
+        return simplicial(z) if self.simplicial else z
+
+    def believe(self, z: Tensor, action: Tensor) -> Distribution:
+        """Belief over the next embedding, event shape `[D]`, from `z [..., D]` and `action [..., A]`."""
+        return self.head(self.dynamics(torch.cat([z, action], dim=-1)))
+
+    def unroll(self, z: Tensor, action: Tensor) -> Unrolled:
+        """Follow `action [T, B, A]` from `z [B, D]`, one reparametrised sample a step."""
+        path, beliefs = [z], []
+        for step in action:
+            beliefs.append(self.believe(path[-1], step))
+            path.append(beliefs[-1].rsample())
+        return Unrolled(torch.stack(path), beliefs)
+
+    def imagine(self, z: Tensor, action: Tensor, particles: int) -> Tensor:
+        """Sampled futures `[T, P, B, D]` of `z [B, D]` under `action [T, B, A]`, for `P` particles each.
+
+        The first belief is shared by all particles of a row, so it is computed once.
+        """
+        futures = [self.believe(z, action[0]).rsample((particles,))]
+        for step in action[1:]:
+            futures.append(self.believe(futures[-1], step.expand(particles, *step.shape)).rsample())
+        return torch.stack(futures)
