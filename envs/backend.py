@@ -42,14 +42,22 @@ def choose_backend() -> str:
         return wish or "native"
     if wish and wish == os.environ.get(_TRIED):
         return wish
+    loaded = sys.modules.get("dm_control._render")
     failures = []
-    for backend in _candidates(wish):
+    # Where the caller imported dm_control first, its choice is made, and all that is left is to check it.
+    for backend in _candidates(wish) if loaded is None else (str(loaded.BACKEND),):
         failure = _try(backend)
         if failure is None:
             os.environ["MUJOCO_GL"] = os.environ[_TRIED] = backend
             return backend
         failures.append(f"{backend}: {failure}")
-    raise RuntimeError(f"no OpenGL library for headless rendering works ({'; '.join(failures)}); {_INSTALL}")
+    tried = "; ".join(failures)
+    if loaded is not None:
+        raise RuntimeError(
+            f"dm_control, imported before envs, chose an OpenGL library that does not work here ({tried}); "
+            "call envs.make first or set MUJOCO_GL=egl"
+        )
+    raise RuntimeError(f"no OpenGL library for headless rendering works ({tried}); {_INSTALL}")
 
 
 def _candidates(wish: str) -> tuple[str, ...]:
@@ -60,10 +68,6 @@ def _candidates(wish: str) -> tuple[str, ...]:
         return (wish,)
     if wish:
         raise ValueError(f"MUJOCO_GL={wish}: expected egl, osmesa or glfw, or nothing to have one chosen")
-    loaded = sys.modules.get("dm_control._render")
-    if loaded is not None:
-        # The caller imported dm_control first, so its choice is made and all that is left is to check it.
-        return (str(loaded.BACKEND),)
     return ("egl", "osmesa", "glfw")
 
 

@@ -10,7 +10,8 @@ from dm_control import suite
 
 from envs.rendering import FrameRenderer
 
-# As published results on pixels have it: quadruped's camera 0 stands still and loses the robot.
+# Camera 0 unless named here. As published results on pixels have it: in quadruped's camera 0 the robot is
+# a few pixels wide.
 _CAMERAS = {"quadruped": 2}
 # From here on a bound means "unbounded" (lqr gives ±1e10); such an actuator is driven in [-1, 1].
 _UNBOUNDED = 1e9

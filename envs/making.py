@@ -126,8 +126,10 @@ def _build(
     time_limit: int | None,
 ) -> gymnasium.Env:
     """`make`, with the task looked up and every option known to be good."""
+    env: gymnasium.Env
+    limit: int | None
     if isinstance(task, SuiteTask):
-        limit: int | None = time_limit or _SUITE_TIME_LIMIT
+        limit = time_limit or _SUITE_TIME_LIMIT
         env = wrappers.TimeLimit(_suite_env(task, image_size, render), limit)
     else:
         env, limit = adopt(task, time_limit)

@@ -4,9 +4,10 @@ Both go through dm_control's own camera and OpenGL contexts, because frames draw
 them in one process come out as garbage.
 
 - `faithful` is what `physics.render` draws: shadows, reflections, fourfold multisampling.
-- `fast` leaves out shadows and reflections, which cost most of the time in software; draws round bodies from
-  fewer faces; and replaces multisampling, without which thin things (cartpole's pole, the string of
-  ball_in_cup) break up at 64×64, by drawing at twice the size and averaging 2×2 pixels, which is cheaper.
+- `fast` leaves out shadows and reflections, which cost most of the time in software, and with the shadows
+  MuJoCo's per-pixel light, so that spotlit floors come out darker. It draws round bodies from fewer faces.
+  Thin things (cartpole's rail, the string of ball_in_cup) break up at 64×64 without multisampling; drawing
+  at twice the size and averaging 2×2 pixels keeps them and is cheaper.
 """
 
 import mujoco

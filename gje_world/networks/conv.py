@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 STRIDES = 4  # stride-2 convolutions, each of which halves the image
 
 
 class ConvEncoder(nn.Module):
-    """Four stride-2 convolutions, each with GroupNorm(1) and Mish, then a linear map to the embedding.
+    """Four stride-2 convolutions, each with GroupNorm(1) and SiLU, then a linear map to the embedding.
 
     The input is centred on a mean frame and divided by the pixels' deviation from it: in a rendered scene
     most pixels never change, and what moves would otherwise be a small signal on a large offset.
@@ -29,12 +30,14 @@ class ConvEncoder(nn.Module):
         if image_size < 2**STRIDES or image_size % 2**STRIDES:
             raise ValueError(f"image_size must be a positive multiple of {2**STRIDES}, got {image_size}")
         self.channels, self.dim, self.image_size, self.width = channels, dim, image_size, width
-        self.register_buffer("mean_frame", torch.full((channels, image_size, image_size), 127.5))
+        # laid out as the images are when they meet: channels last
+        grey = torch.full((image_size, image_size, channels), 127.5).permute(2, 0, 1)
+        self.register_buffer("mean_frame", grey)
         self.register_buffer("inverse_std", torch.tensor(1 / 127.5))
         layers: list[nn.Module] = []
         widths = (channels, width, width, 2 * width, 2 * width)
         for before, after in zip(widths, widths[1:], strict=False):
-            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(1, after), nn.Mish()]
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(1, after), nn.SiLU()]
         self.convolutions = nn.Sequential(*layers).to(memory_format=torch.channels_last)
         self.project = nn.Linear(widths[-1] * (image_size // 2**STRIDES) ** 2, dim)
 
@@ -48,7 +51,14 @@ class ConvEncoder(nn.Module):
 
     def forward(self, obs: Tensor) -> Tensor:
         """Embed uint8 `[..., C, H, W]` as float32 `[..., D]`."""
-        lead = obs.shape[:-3]
-        x = (obs.flatten(0, -4).float() - self.mean_frame) * self.inverse_std
-        x = self.convolutions(x.contiguous(memory_format=torch.channels_last))
+        lead, device = obs.shape[:-3], obs.device.type
+        # pixels are the largest tensor here: pass over them once, in the precision the convolution takes;
+        # whole numbers up to 256 are exact in bfloat16, and the scale goes into the first, small weight
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+        x = obs.flatten(0, -4).contiguous(memory_format=torch.channels_last).to(dtype)
+        x = x.sub_(self.mean_frame.to(dtype))
+        first, *rest = self.convolutions
+        x = F.conv2d(x, first.weight * self.inverse_std, first.bias, first.stride, first.padding)
+        for layer in rest:
+            x = layer(x)
         return self.project(x.flatten(1)).float().unflatten(0, lead)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class NormedLinear(nn.Module):
-    """Linear layer, then LayerNorm, then Mish (the block of TD-MPC2). `[..., F] -> [..., H]`."""
+    """Linear layer, then LayerNorm, then SiLU. `[..., F] -> [..., H]`."""
 
     def __init__(self, features: int, hidden: int):
         super().__init__()
@@ -18,7 +18,7 @@ class NormedLinear(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.mish(self.norm(self.linear(x)))
+        return F.silu(self.norm(self.linear(x)))
 
 
 def mlp(features: int, hidden: int, layers: int = 2) -> nn.Sequential:
@@ -64,7 +64,7 @@ class EnsembleMLP(nn.Module):
         flat = x.reshape(1, -1, x.shape[-1]).expand(self.members, -1, -1)
         for i, layer in enumerate((self.first, self.second)):
             normed = F.layer_norm(layer(flat), self.scales.shape[-1:])
-            flat = F.mish(torch.addcmul(self.shifts[i], normed, self.scales[i]))
+            flat = F.silu(torch.addcmul(self.shifts[i], normed, self.scales[i]))
         out = self.last(flat)
         return out.unflatten(1, x.shape[:-1])
 

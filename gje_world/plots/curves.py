@@ -22,8 +22,8 @@ Array = npt.NDArray[np.float64]
 
 _LOSS_TITLES = {
     "loss/total": "total",
-    "loss/nll": "negative log-likelihood (nats per dimension)",
-    "loss/marginal": "marginal term (nats per dimension)",
+    "loss/nll": "NLL (nats per dimension)",
+    "loss/marginal": "marginal term",
     "loss/reward": "reward",
     "loss/value": "value",
     "loss/policy": "policy",
@@ -129,18 +129,9 @@ def collapse_gauges(rows: Rows) -> Figure | None:
     for (target, name), color in zip(coverages.items(), (BLUE, ORANGE), strict=True):
         axes.axhline(target, color=color, linestyle="--", linewidth=0.9, alpha=0.7)
         _gauge(axes, *series(rows, "train", name), color)
-        axes.text(
-            1.0,
-            target,
-            f"{target:.0%}",
-            color=color,
-            fontsize=7,
-            ha="right",
-            va="bottom",
-            transform=axes.get_yaxis_transform(),
-        )
     axes.set_title("coverage of belief regions")
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    axes.set_yticks([0, *coverages, 1])
     axes.set_ylim(0, 1.02)
     for index, axes in enumerate(figure.axes):
         frames_axis(axes, label=index >= 3)
@@ -176,7 +167,7 @@ def state_probe(rows: Rows) -> Figure | None:
         axes.axhline(1, color=MUTED, linestyle="--", linewidth=0.9)
         axes.set_ylim(-0.1, 1.06)  # below 0 the probe is worse than the mean: how much worse says nothing
         if any(name.endswith("]") for name in members):
-            axes.legend(loc="lower right", ncols=-(-len(members) // 6), columnspacing=0.8)
+            axes.legend(loc="best", ncols=-(-len(members) // 6), columnspacing=0.8)
         frames_axis(axes)
     for axes in figure.axes[::columns]:
         axes.set_ylabel("R² of linear probe")
@@ -191,9 +182,9 @@ def losses(rows: Rows) -> Figure | None:
     present = [name for name in _LOSS_TITLES if len(series(rows, "train", name)[0])]
     if not present:
         return None
-    columns = min(3, len(present))
+    columns = min(4, len(present))
     lines = -(-len(present) // columns)
-    figure = Figure(figsize=(7.2, 2.0 * lines), layout="constrained")
+    figure = Figure(figsize=(7.2, 1.9 * lines), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False).flat
     for axes, name in zip(grid, present, strict=False):
         _gauge(axes, *series(rows, "train", name), BLUE)
@@ -214,7 +205,7 @@ def numbers(values: Iterable[float | None]) -> Array:
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
 
-def smooth(values: Array, windows: int = 60) -> Array:
+def smooth(values: Array, windows: int = 30) -> Array:
     """Centred running mean over 1/`windows` of the curve; NaNs are left out, the ends use what there is."""
     half = len(values) // (2 * windows)
     if half == 0:

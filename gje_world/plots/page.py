@@ -54,7 +54,7 @@ class Section:
     caption: str
     missing: str
     media: bytes | None = None
-    width: int = 900  # CSS pixels at most
+    width: int = 0  # of a PNG, in CSS pixels
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,9 @@ def render(page: Page) -> str:
         for tile in page.tiles
     )
     sections = "\n".join(_section(section) for section in page.sections)
-    # The policy makes the browser enforce what the page promises: nothing is fetched and nothing runs.
     state_class = "state running" if page.running else "state"
     state = f'<span class="{state_class}">{escape(page.state)}</span>'
+    # The policy makes the browser enforce what the page promises: nothing is fetched and nothing runs.
     policy = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -123,6 +123,8 @@ def _section(section: Section) -> str:
                 f'src="data:image/png;base64,{data}">'
             )
         else:
-            body = f'<video controls loop muted playsinline src="data:video/mp4;base64,{data}"></video>'
+            body = (
+                f'<video controls autoplay loop muted playsinline src="data:video/mp4;base64,{data}"></video>'
+            )
     heading = f"<h2>{escape(section.title)}</h2>\n<p>{escape(section.caption)}</p>"
     return f"<section>\n{heading}\n{body}\n</section>"

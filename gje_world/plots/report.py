@@ -1,4 +1,4 @@
-"""`report.html`: one page that shows how a run goes. Rebuild it with `python -m gje_world.plots.report RUN_DIR`."""
+"""`report.html`: one page that shows how a run goes; `python -m gje_world.plots.report RUN_DIR`."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from gje_world.training.run_directory import RunDirectoryError, read_config
 Rows = Sequence[Mapping[str, Any]]
 
 _REFRESH_SECONDS = 30
+_PIXELS_PER_INCH = 125  # of a figure on the page: text has one size in all of them
 
-# file name, title, caption, function, width on the page
-_FIGURES: tuple[tuple[str, str, str, Callable[[Rows], Figure | None], int], ...] = (
+# file name, title, caption, function
+_FIGURES: tuple[tuple[str, str, str, Callable[[Rows], Figure | None]], ...] = (
     (
         "learning_curve",
         "Learning curve",
         "Return of every training episode, and of the evaluation episodes with their fixed seeds.",
         curves.learning_curve,
-        900,
     ),
     (
         "calibration",
@@ -38,7 +38,6 @@ _FIGURES: tuple[tuple[str, str, str, Callable[[Rows], Figure | None], int], ...]
         "How often the next embedding fell inside the region that was to hold it so often. On the diagonal "
         "the beliefs know what they do not know.",
         curves.calibration_curve,
-        480,
     ),
     (
         "collapse_gauges",
@@ -46,7 +45,6 @@ _FIGURES: tuple[tuple[str, str, str, Callable[[Rows], Figure | None], int], ...]
         "A collapse would show as embedding std and effective rank falling towards zero while the likelihood "
         "improves. Dashed: the coverage that beliefs of the right width have.",
         curves.collapse_gauges,
-        900,
     ),
     (
         "state_probe",
@@ -54,9 +52,8 @@ _FIGURES: tuple[tuple[str, str, str, Callable[[Rows], Figure | None], int], ...]
         "How much of the true state, which the agent never sees, a linear map reads from the embedding: 1 is "
         "all of it, 0 no more than its mean.",
         curves.state_probe,
-        900,
     ),
-    ("losses", "Losses", "Each term before its weight, faint as logged, bold smoothed.", curves.losses, 900),
+    ("losses", "Losses", "Each term before its weight, faint as logged, bold smoothed.", curves.losses),
 )
 
 
@@ -76,12 +73,13 @@ def write_report(run_dir: Path | str, *, running: bool = False) -> Path:
     rows = read_metrics(run_dir / "metrics.jsonl")
     (run_dir / "plots").mkdir(exist_ok=True)
     sections = []
-    for name, title, caption, draw, width in _FIGURES:
+    for name, title, caption, draw in _FIGURES:
         figure = draw(rows)
         image = None if figure is None else _png(figure)
         if image is not None:
             with replacing(run_dir / "plots" / f"{name}.png") as temporary:
                 temporary.write_bytes(image)
+        width = 0 if figure is None else round(figure.get_figwidth() * _PIXELS_PER_INCH)
         sections.append(Section(title, caption, "Nothing measured yet.", image, width))
     sections.insert(1, _film(run_dir, rows))
     step = max((row["step"] for row in rows), default=0)
@@ -115,7 +113,7 @@ def _tiles(rows: Rows, step: int, total: int) -> list[Tile]:
         Tile(mean if deviation == "–" else f"{mean} ± {deviation}", "evaluation return"),
         Tile(_number(episode, "episode/return"), "latest training return"),
         Tile(f"{step:,}", f"of {total:,} env frames"),
-        Tile(speed, "agent steps per second"),
+        Tile(speed, "agent steps/s"),
         Tile(elapsed, "elapsed"),
     ]
 

@@ -27,6 +27,7 @@ STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so that figures look alike everywhere
     "font.size": 8.5,
     "text.color": INK,
+    "text.parse_math": False,  # names come from files; a "$" in one is a dollar
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
     "axes.titlepad": 7,

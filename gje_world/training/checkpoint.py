@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,8 @@ def load_checkpoint(path: Path | str, map_location: torch.device | str = "cpu") 
     try:
         if _digest(path) != match[2]:
             raise CheckpointError(f"checkpoint {path} is damaged: its content does not match its digest")
+        if not zipfile.is_zipfile(path):  # torch's older formats, which no run of ours writes
+            raise CheckpointError(f"checkpoint {path} is refused: it is not in torch's zip format")
         state = torch.load(path, map_location=map_location, weights_only=True)
     except CheckpointError:
         raise

@@ -97,7 +97,7 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
     A last line without its end is one being written and is left out.
 
     Raises:
-        ValueError: another line is no JSON object; the message gives its number.
+        ValueError: another line is no such row; the message gives its number.
     """
     path = Path(path)
     if not path.exists():
@@ -109,8 +109,8 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
             row = json.loads(line)
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number}: not a JSON object")
+        if not isinstance(row, dict) or not {"step", "time", "kind"} <= row.keys():
+            raise ValueError(f"{path}, line {number}: not an object with step, time and kind")
         rows.append(row)
     return rows
 
