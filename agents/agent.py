@@ -204,7 +204,9 @@ class Agent(nn.Module):
         self.optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(
-                list(self.target_critics.parameters()), list(self.critics.parameters()), self.config.target_rate
+                list(self.target_critics.parameters()),
+                list(self.critics.parameters()),
+                self.config.target_rate,
             )
         metrics["loss/policy"] = policy_loss
         if gauges:

@@ -59,7 +59,9 @@ def one_line(error: BaseException, schema: type) -> str:
             key = cause.full_key
         cause = cause.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    message = " ".join(line for line in lines if not line.startswith(("full_key", "object_type", "To append")))
+    message = " ".join(
+        line for line in lines if not line.startswith(("full_key", "object_type", "To append"))
+    )
     if key:
         near = difflib.get_close_matches(key, option_names(OmegaConf.structured(schema)), n=3)
         message = f"unknown option {key!r}" + (f": nearest are {', '.join(near)}" if near else "; see --help")

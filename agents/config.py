@@ -149,25 +149,54 @@ def check(config: TrainConfig) -> None:
             if value is not None and not value >= low:
                 raise ConfigError(f"{name}={value} must be {words}")
     planner = config.planner
-    _require(config.objective.name in OBJECTIVES, "objective.name", config.objective.name, f"one of {', '.join(OBJECTIVES)}")
+    _require(
+        config.objective.name in OBJECTIVES,
+        "objective.name",
+        config.objective.name,
+        f"one of {', '.join(OBJECTIVES)}",
+    )
     _require(config.belief.name in HEADS, "belief.name", config.belief.name, f"one of {', '.join(HEADS)}")
     if OBJECTIVES[config.objective.name].needs_density and config.belief.name == "point":
-        raise ConfigError(f"belief=point has no density, which objective={config.objective.name} needs; use belief=diagonal")
+        raise ConfigError(
+            f"belief=point has no density, which objective={config.objective.name} needs; use belief=diagonal"
+        )
     if config.world.simplicial:
-        _require(config.belief.name == "point", "belief", config.belief.name, "point where world.simplicial=true")
-        _require(config.world.dim % 8 == 0, "world.dim", config.world.dim, "a multiple of 8 where world.simplicial=true")
-    elif config.objective.marginal_weight > 0 and config.batch_size * (config.agent.horizon + 1) <= config.world.dim:
+        _require(
+            config.belief.name == "point", "belief", config.belief.name, "point where world.simplicial=true"
+        )
+        _require(
+            config.world.dim % 8 == 0,
+            "world.dim",
+            config.world.dim,
+            "a multiple of 8 where world.simplicial=true",
+        )
+    elif (
+        config.objective.marginal_weight > 0
+        and config.batch_size * (config.agent.horizon + 1) <= config.world.dim
+    ):
         raise ConfigError(
             f"batch_size={config.batch_size} gives {config.batch_size * (config.agent.horizon + 1)} embeddings an "
             f"update: the marginal term needs more than world.dim={config.world.dim}"
         )
     _require(config.env.image_size % 16 == 0, "env.image_size", config.env.image_size, "a multiple of 16")
-    _require(planner.policy_candidates < planner.candidates, "planner.policy_candidates", planner.policy_candidates,
-             f"below planner.candidates={planner.candidates}")
-    _require(planner.elites <= planner.candidates, "planner.elites", planner.elites,
-             f"at most planner.candidates={planner.candidates}")
-    _require(planner.min_std <= planner.max_std, "planner.min_std", planner.min_std,
-             f"at most planner.max_std={planner.max_std}")
+    _require(
+        planner.policy_candidates < planner.candidates,
+        "planner.policy_candidates",
+        planner.policy_candidates,
+        f"below planner.candidates={planner.candidates}",
+    )
+    _require(
+        planner.elites <= planner.candidates,
+        "planner.elites",
+        planner.elites,
+        f"at most planner.candidates={planner.candidates}",
+    )
+    _require(
+        planner.min_std <= planner.max_std,
+        "planner.min_std",
+        planner.min_std,
+        f"at most planner.max_std={planner.max_std}",
+    )
     _require(planner.cvar_share <= 1, "planner.cvar_share", planner.cvar_share, "at most 1")
     discount = config.agent.discount
     _require(discount is None or 0 < discount < 1, "agent.discount", discount, "between 0 and 1, or null")
@@ -183,8 +212,12 @@ def check_against_episode(config: TrainConfig, episode_steps: int | None) -> Non
     if episode_steps is None:
         return
     for name in ("agent.horizon", "planner.horizon"):
-        _require(option(config, name) <= episode_steps, name, option(config, name),
-                 f"at most the {episode_steps} agent steps of an episode of {config.task}")
+        _require(
+            option(config, name) <= episode_steps,
+            name,
+            option(config, name),
+            f"at most the {episode_steps} agent steps of an episode of {config.task}",
+        )
 
 
 def _require(holds: bool, name: str, value, right: str) -> None:

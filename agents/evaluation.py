@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -11,6 +12,9 @@ from torch import Tensor
 
 from agents.agent import Agent
 from gje_world.evaluation import NOMINAL, linear_probe_r2, observed_coverage
+from gje_world.plots.film import write_film
+
+REAL_TIME = 50  # env frames a second at which a film plays
 
 
 @dataclass
@@ -56,7 +60,9 @@ def play(
         episodes[0].frames.append(envs[0].render())
     while running:
         # ended episodes stay in the batch: the planner's warm start is one row an environment
-        action, embedding, uncertainty = agent.decide(torch.as_tensor(np.stack(obs), device=agent.device), False)
+        action, embedding, uncertainty = agent.decide(
+            torch.as_tensor(np.stack(obs), device=agent.device), False
+        )
         action, embedding, uncertainty = action.cpu(), embedding.cpu(), uncertainty.tolist()
         for i in list(running):
             obs[i], reward, terminated, truncated, info = envs[i].step(action[i].numpy())
@@ -114,3 +120,10 @@ def calibration(agent: Agent, episodes: list[Episode]) -> dict:
         "calibration/observed": observed_coverage(belief.coverage(z_next)).tolist(),
         "eval/nll": float(-belief.log_prob(z_next).mean() / z.shape[-1]),
     }
+
+
+def film_episode(path: Path, episode: Episode, action_repeat: int) -> None:
+    """Write the film of an episode, with the predicted uncertainty and the rewards drawn under it."""
+    frames = np.stack(episode.frames[:-1])
+    fps = max(1, round(REAL_TIME / action_repeat))
+    write_film(path, frames, uncertainty=episode.uncertainty, rewards=episode.rewards, fps=fps)

@@ -38,7 +38,9 @@ class TwoHot(nn.Module):
 
     def encode(self, value: Tensor) -> Tensor:
         """Probabilities `[..., bins]` whose mean in symlog space is `symlog(value)`, clipped to the bound."""
-        position = (symlog(value).clamp(-self.bound, self.bound) + self.bound) * (self.bins - 1) / (2 * self.bound)
+        position = (
+            (symlog(value).clamp(-self.bound, self.bound) + self.bound) * (self.bins - 1) / (2 * self.bound)
+        )
         low = position.floor().clamp(max=self.bins - 2)
         share = (position - low).unsqueeze(-1)
         low = low.long().unsqueeze(-1)

@@ -10,15 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import envs
-from agents.agent import Agent, discount_for
-from agents.config import TrainConfig, check_against_episode, plain
-from agents.evaluation import play, summarise
+from agents.agent import discount_for
+from agents.building import load_weights, make_agent, make_env
+from agents.config import TrainConfig, check_against_episode
+from agents.evaluation import film_episode, play, summarise
 from agents.replay import Replay
-from gje_world.plots.film import write_film
 from gje_world.plots.report import write_report
 from gje_world.training import random_state
-from gje_world.training.devices import autocast_dtype, choose_device, keep_freed_memory, set_threads
+from gje_world.training.devices import keep_freed_memory, set_threads
 from gje_world.training.metrics import MetricsLog
 from gje_world.training.progress import TrainingProgress
 from gje_world.training.run_directory import RunDirectory, RunDirectoryError
@@ -32,38 +31,6 @@ CENTRING_FRAMES = 1_000  # random-policy observations that set the encoder's mea
 
 class NonFiniteLossError(RuntimeError):
     """A term of the loss is NaN or infinite; the message names it and the state that was kept."""
-
-
-def make_env(config: TrainConfig) -> gymnasium.Env:
-    """The environment that `config` describes."""
-    e = config.env
-    return envs.make(
-        config.task,
-        seed=config.seed,
-        action_repeat=e.action_repeat,
-        frame_stack=e.frame_stack,
-        image_size=e.image_size,
-        render=e.render.value,
-    )
-
-
-def make_agent(config: TrainConfig, action_dim: int, discount: float) -> Agent:
-    """A new agent on the device and in the precision that `config` asks for."""
-    device = choose_device(config.device)
-    e = config.env
-    return Agent(
-        config.agent,
-        config.planner,
-        config.world,
-        plain(config.objective),
-        config.belief.name,
-        obs_shape=(3 * e.frame_stack, e.image_size, e.image_size),
-        frame_stack=e.frame_stack,
-        action_dim=action_dim,
-        discount=discount,
-        device=device,
-        autocast=autocast_dtype(device, config.precision.value),
-    )
 
 
 class Online:
@@ -103,7 +70,9 @@ class Online:
         self.replay = Replay(
             run.path / "replay",
             min(config.replay_capacity or slots, slots),
-            0 if config.replay_capacity is None else saved_every + saved_every // (self.episode_steps or 1) + 2,
+            0
+            if config.replay_capacity is None
+            else saved_every + saved_every // (self.episode_steps or 1) + 2,
             (3, size, size),
             action_dim,
             config.env.frame_stack,
@@ -134,7 +103,9 @@ class Online:
         offset = state["metrics_offset"] if state else None
         elapsed = state["elapsed"] if state else 0.0
         with (
-            MetricsLog(self.run.metrics, self.run.tensorboard, resume_offset=offset, elapsed=elapsed) as self.log,
+            MetricsLog(
+                self.run.metrics, self.run.tensorboard, resume_offset=offset, elapsed=elapsed
+            ) as self.log,
             TrainingProgress(c.steps, action_repeat=self.repeat, step=self.step) as progress,
         ):
             obs = self.relive_episode() if self.in_episode else None
@@ -146,7 +117,9 @@ class Online:
                     self.log_training(progress.agent_steps_per_second)
                 if self.due(c.evaluation.every) or self.step >= c.steps:
                     row = self.evaluate()
-                    progress.announce(f"{self.step:,} frames: evaluation return {row['eval/return_mean']:.1f}")
+                    progress.announce(
+                        f"{self.step:,} frames: evaluation return {row['eval/return_mean']:.1f}"
+                    )
                 if self.due(c.checkpoint_every) or self.step >= c.steps:
                     self.save()
                 if obs is None:
@@ -198,7 +171,9 @@ class Online:
         if self.step < c.prefill:
             return
         if self.updates == 0:
-            self.agent.world.encoder.centre_on(self.replay.recent_frames(CENTRING_FRAMES).to(self.agent.device))
+            self.agent.world.encoder.centre_on(
+                self.replay.recent_frames(CENTRING_FRAMES).to(self.agent.device)
+            )
         owed = c.updates_per_step * (self.step // self.repeat) - self.updates
         for i in reversed(range(min(owed, 4 * c.updates_per_step))):
             batch = self.replay.sample(self.generator, c.batch_size, c.agent.horizon)
@@ -254,11 +229,7 @@ class Online:
         self.agent.planner.warm_start = warm_start
         row = summarise(self.agent, episodes, self.state_names)
         film = self.run.films / f"step_{self.step:09d}.mp4"
-        first = episodes[0]
-        fps = max(1, round(50 / self.repeat))
-        write_film(
-            film, np.stack(first.frames[:-1]), uncertainty=first.uncertainty, rewards=first.rewards, fps=fps
-        )
+        film_episode(film, episodes[0], self.repeat)
         row["eval/film"] = f"films/{film.name}"
         self.log.log("eval", self.step, row)
         write_report(self.run.path, running=self.step < c.steps)
@@ -296,7 +267,7 @@ class Online:
         if found is None:
             return None
         state, path = found
-        load_agent(self.agent, state, path)
+        load_weights(self.agent, state, path)
         try:
             self.agent.optimizer.load_state_dict(state["optimizer"])
         except ValueError as error:
@@ -321,16 +292,3 @@ class Online:
         logger.warning("%s does not repeat an episode from its seed; a new episode begins", self.config.task)
         self.in_episode = False
         return None
-
-
-def load_agent(agent: Agent, state: Mapping, path) -> None:
-    """Weights of the checkpoint `state`, read from `path`, into `agent`.
-
-    Raises:
-        RunDirectoryError: they are of another shape.
-    """
-    try:
-        agent.load_state_dict(state["agent"])
-    except RuntimeError as error:
-        first = str(error).strip().splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise RunDirectoryError(f"{path} is of an agent of another shape ({first})") from error

@@ -19,6 +19,7 @@ xml = '<mujoco><visual><quality shadowsize="0" offsamples="0"/></visual></mujoco
 mujoco.Physics.from_xml_string(xml).render(16, 16)
 """
 _TRIAL_SECONDS = 60
+_drawing_with: str | None = None  # changed by claim_drawing alone
 _GLFW_SYNONYMS = ("glfw", "on", "enable", "enabled", "true", "1")
 _INSTALL = "on Debian or Ubuntu: apt-get install libegl1 libgl1-mesa-dri (or libosmesa6)"
 
@@ -58,6 +59,24 @@ def choose_backend() -> str:
             "call envs.make first or set MUJOCO_GL=egl"
         )
     raise RuntimeError(f"no OpenGL library for headless rendering works ({tried}); {_INSTALL}")
+
+
+def claim_drawing(renderer: str) -> None:
+    """Say, before the first frame, whose OpenGL contexts this process draws with.
+
+    dm_control and Gymnasium's MuJoCo environments each take the context they last made current to be current
+    still; side by side, one of them draws black or foreign frames.
+
+    Raises:
+        RuntimeError: this process already draws with another renderer.
+    """
+    global _drawing_with
+    if _drawing_with not in (None, renderer):
+        raise RuntimeError(
+            f"this process draws with {_drawing_with}, beside which {renderer} would draw wrong frames: "
+            "use a process for each"
+        )
+    _drawing_with = renderer
 
 
 def _candidates(wish: str) -> tuple[str, ...]:

@@ -2,8 +2,27 @@
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
+from gymnasium.utils import RecordConstructorArgs
 
-from envs.backend import choose_backend
+from envs.backend import choose_backend, claim_drawing
+
+
+class OwnContext(gymnasium.Wrapper, RecordConstructorArgs):
+    """Let a MuJoCo environment of Gymnasium draw in its own OpenGL context, which it forgets to make current.
+
+    Without this, of two such environments in one process the first draws into the second's.
+    """
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        RecordConstructorArgs.__init__(self)
+        gymnasium.Wrapper.__init__(self, env)
+
+    def render(self):  # type: ignore[no-untyped-def]  # whatever the wrapped environment returns
+        """Draw as the wrapped environment does."""
+        viewer = self.get_wrapper_attr("mujoco_renderer").viewer
+        if viewer is not None:
+            viewer.make_context_current()
+        return self.env.render()
 
 
 def adopt(task: EnvSpec | gymnasium.Env, time_limit: int | None) -> tuple[gymnasium.Env, int | None]:
@@ -18,11 +37,13 @@ def adopt(task: EnvSpec | gymnasium.Env, time_limit: int | None) -> tuple[gymnas
 
     Raises:
         ValueError: it can't draw itself, or a package it needs is not installed.
+        RuntimeError: a MuJoCo environment where DM Control tasks are drawn, see `envs.backend`.
     """
     if isinstance(task, EnvSpec):
         env = _made(task, time_limit)
         return env, env.spec.max_episode_steps if env.spec is not None else time_limit
     _check_render_mode(task, str(task))
+    task = _with_own_context(task)
     own_limit = task.spec.max_episode_steps if task.spec is not None else None
     if time_limit is None:
         return task, own_limit
@@ -35,14 +56,22 @@ def _made(spec: EnvSpec, time_limit: int | None) -> gymnasium.Env:
     try:
         env = gymnasium.make(spec, render_mode="rgb_array", max_episode_steps=time_limit)
         _check_render_mode(env, name)
-        if hasattr(env.unwrapped, "mujoco_renderer"):
-            choose_backend()  # for MuJoCo environments; the others have no need of OpenGL
+        env = _with_own_context(env)
         # Some environments find out only when they draw that a package is missing.
         env.reset(seed=0)
         env.render()
     except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
         raise ValueError(f"{name} can't run: {error}") from error
     return env
+
+
+def _with_own_context(env: gymnasium.Env) -> gymnasium.Env:
+    """See to the OpenGL of a MuJoCo environment; others are returned as they are."""
+    if not env.has_wrapper_attr("mujoco_renderer"):
+        return env
+    choose_backend()
+    claim_drawing("Gymnasium's MuJoCo renderer")
+    return OwnContext(env)
 
 
 def _check_render_mode(env: gymnasium.Env, name: str) -> None:

@@ -14,6 +14,8 @@ import mujoco
 import numpy as np
 from dm_control.mujoco import engine
 
+from envs.backend import claim_drawing
+
 _SUPERSAMPLING = 2
 # MuJoCo's 28 slices and 16 stacks are made for large windows: on a body 20 pixels wide no one sees these.
 _SLICES, _STACKS = 14, 8
@@ -50,13 +52,18 @@ class FrameRenderer:
             visual.global_.offheight = max(visual.global_.offheight, self._size)
 
     def frame(self) -> np.ndarray:
-        """The current view, uint8 [H, W, 3], a new array."""
+        """The current view, uint8 [H, W, 3], a new array.
+
+        Raises:
+            RuntimeError: Gymnasium's MuJoCo environments draw in this process, see `envs.backend`.
+        """
         if self._camera is None:
             self._camera = self._make_camera()
         drawn = self._camera.render()
         return _halve(drawn) if self._fast else drawn.copy()
 
     def _make_camera(self) -> engine.Camera:
+        claim_drawing("dm_control")
         camera = engine.Camera(self._physics, self._size, self._size, self._camera_id)
         if self._fast:
             camera.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False

@@ -1,12 +1,16 @@
-"""From any Gymnasium environment that can draw itself to pixels in and actions in [-1, 1] out."""
+"""Turns any Gymnasium environment that can draw itself into one of pixels and of actions in [-1, 1].
+
+The wrappers record their arguments, as Gymnasium's do, so that an environment can be remade from its spec.
+"""
 
 from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.utils import RecordConstructorArgs
 
 
-class PixelObservation(gymnasium.Wrapper):
+class PixelObservation(gymnasium.Wrapper, RecordConstructorArgs):
     """Observe the drawn frame instead of the environment's own observation.
 
     Observations are uint8 [3, H, W]; frames of another size are resized by area averaging, without keeping
@@ -19,7 +23,8 @@ class PixelObservation(gymnasium.Wrapper):
     """
 
     def __init__(self, env: gymnasium.Env, image_size: int) -> None:
-        super().__init__(env)
+        RecordConstructorArgs.__init__(self, image_size=image_size)
+        gymnasium.Wrapper.__init__(self, env)
         self._image_size = image_size
         self._frame = np.zeros((image_size, image_size, 3), np.uint8)
         self.observation_space = gymnasium.spaces.Box(0, 255, (3, image_size, image_size), np.uint8)
@@ -54,7 +59,7 @@ class PixelObservation(gymnasium.Wrapper):
         return info | {"state": np.array(state, np.float32)} if self.state_names else info
 
 
-class PixelTask(gymnasium.Wrapper):
+class PixelTask(gymnasium.Wrapper, RecordConstructorArgs):
     """The outside of a finished environment: says how it counts steps, and seeds its first episode.
 
     Args:
@@ -67,7 +72,10 @@ class PixelTask(gymnasium.Wrapper):
     def __init__(
         self, env: gymnasium.Env, seed: int, action_repeat: int, max_episode_steps: int | None
     ) -> None:
-        super().__init__(env)
+        RecordConstructorArgs.__init__(
+            self, seed=seed, action_repeat=action_repeat, max_episode_steps=max_episode_steps
+        )
+        gymnasium.Wrapper.__init__(self, env)
         self._first_seed: int | None = seed
         self.action_repeat = action_repeat
         self.max_episode_steps = max_episode_steps

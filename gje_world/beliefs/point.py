@@ -31,7 +31,9 @@ class Point(Distribution):
         return self._mean.expand(*sample_shape, *self._mean.shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        raise NotImplementedError("a point belief has no density: choose belief=diagonal to train by likelihood")
+        raise NotImplementedError(
+            "a point belief has no density: choose belief=diagonal to train by likelihood"
+        )
 
 
 class PointHead(nn.Module):

@@ -1,0 +1,41 @@
+# make train [PRESET=debug] [ARGS="task=dmc/walker-walk seed=2"]    train an agent from pixels
+# make test                                                         run the test suite
+PYTHON ?= python3
+PRESET ?= default
+ARGS ?=
+VENV := .venv
+PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: train test format lint type clean
+
+train: $(VENV)/.installed
+	$(VENV)/bin/gje-train preset=$(PRESET) $(ARGS)
+
+test: $(VENV)/.installed-dev
+	$(VENV)/bin/pytest
+
+format: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+lint: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+
+type: $(VENV)/.installed-dev
+	$(VENV)/bin/mypy
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+# The constraints file pins a CPU build of torch; remove the pin to install another build.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "setting up $(VENV) (a few minutes the first time)"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) --editable '.[dev]'
+	touch $@

@@ -1,0 +1,60 @@
+"""Builds environments and agents from a run's configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import gymnasium
+
+import envs
+from agents.agent import Agent
+from agents.config import TrainConfig, plain
+from gje_world.training.devices import autocast_dtype, choose_device
+from gje_world.training.run_directory import RunDirectoryError
+
+
+def make_env(config: TrainConfig) -> gymnasium.Env:
+    """The environment that `config` describes."""
+    e = config.env
+    return envs.make(
+        config.task,
+        seed=config.seed,
+        action_repeat=e.action_repeat,
+        frame_stack=e.frame_stack,
+        image_size=e.image_size,
+        render=e.render.value,
+    )
+
+
+def make_agent(config: TrainConfig, action_dim: int, discount: float) -> Agent:
+    """A new agent on the device and in the precision that `config` asks for."""
+    device = choose_device(config.device)
+    e = config.env
+    return Agent(
+        config.agent,
+        config.planner,
+        config.world,
+        plain(config.objective),
+        config.belief.name,
+        obs_shape=(3 * e.frame_stack, e.image_size, e.image_size),
+        frame_stack=e.frame_stack,
+        action_dim=action_dim,
+        discount=discount,
+        device=device,
+        autocast=autocast_dtype(device, config.precision.value),
+    )
+
+
+def load_weights(agent: Agent, state: Mapping, path: Path) -> None:
+    """Weights of the checkpoint `state`, read from `path`, into `agent`.
+
+    Raises:
+        RunDirectoryError: they are of another shape.
+    """
+    try:
+        agent.load_state_dict(state["agent"])
+    except RuntimeError as error:
+        _, *details = str(error).strip().splitlines()
+        reason = details[0].strip() if details else str(error)
+        raise RunDirectoryError(f"{path} is of an agent of another shape ({reason})") from error

@@ -1,0 +1,71 @@
+"""`gje-evaluate`: play episodes with a trained agent and tell what they show."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import MISSING
+
+from agents.command import run_command
+from agents.config import ConfigError
+
+
+@dataclass
+class EvaluateConfig:
+    """Options of `gje-evaluate`."""
+
+    run_dir: str = MISSING  # a directory that gje-train wrote
+    checkpoint: str | None = None  # one of its checkpoints; null: the newest
+    episodes: int = 10
+    seed: int = 0  # of the first episode; those of training and of its evaluations are far from it
+    film: str | None = None  # where to write a film of the first episode (.mp4)
+    device: str = "auto"
+
+
+def evaluate(config: EvaluateConfig) -> None:
+    """Play the episodes, print a table, write the film."""
+    import numpy as np
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from agents.building import make_env
+    from agents.evaluation import film_episode, play, summarise
+    from agents.loading import load, load_config
+
+    if config.episodes < 1:
+        raise ConfigError(f"episodes={config.episodes} must be at least 1")
+    if config.film is not None and Path(config.film).suffix != ".mp4":
+        raise ConfigError(f"film={config.film} must end in .mp4")
+    trained = load_config(config.run_dir)
+    agent = load(config.run_dir, checkpoint=config.checkpoint, device=config.device)
+    torch.manual_seed(config.seed)
+    environments = [make_env(trained) for _ in range(config.episodes)]
+    first = environments[0]
+    names = first.get_wrapper_attr("state_names")
+    seeds = list(range(config.seed, config.seed + config.episodes))
+    episodes = play(agent, environments, seeds, first.get_wrapper_attr("max_episode_steps"))
+    row = summarise(agent, episodes, names)
+    table = Table("measure", "value", title=f"{trained.task}, {config.episodes} episodes")
+    for name, value in row.items():
+        if isinstance(value, float):
+            table.add_row(name, f"{value:.3f}")
+    table.add_row("eval/returns", " ".join(f"{r:.0f}" for r in row["eval/returns"]))
+    if "calibration/observed" in row:
+        gap = np.abs(np.subtract(row["calibration/nominal"], row["calibration/observed"])).mean()
+        table.add_row("calibration error", f"{gap:.3f}")
+    Console().print(table)
+    if config.film is not None:
+        film_episode(Path(config.film), episodes[0], first.get_wrapper_attr("action_repeat"))
+        print(f"film: {config.film}")
+
+
+def main() -> None:
+    """Entry point of `gje-evaluate`."""
+    sys.exit(run_command("evaluate", EvaluateConfig, evaluate))
+
+
+if __name__ == "__main__":
+    main()

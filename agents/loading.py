@@ -1,0 +1,65 @@
+"""Takes up a trained agent from its run directory, or from one checkpoint of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from agents.agent import Agent
+from agents.building import load_weights, make_agent
+from agents.config import TrainConfig, check
+from gje_world.training.checkpoint import CheckpointStore, load_checkpoint
+from gje_world.training.run_directory import RunDirectoryError, read_config
+
+
+def load_config(run_dir: Path | str) -> TrainConfig:
+    """The checked configuration of a run. A stranger's `config.yaml` can name no code to run.
+
+    Raises:
+        RunDirectoryError: there is no run, or its configuration does not fit the schema.
+    """
+    values = read_config(run_dir)
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), values))
+    except OmegaConfBaseException as error:
+        reason = " ".join(str(error).split())
+        raise RunDirectoryError(f"{run_dir}/config.yaml does not fit this version: {reason}") from error
+    assert isinstance(config, TrainConfig)
+    check(config)
+    return config
+
+
+def load(run_dir: Path | str, *, checkpoint: Path | str | None = None, device: str = "auto") -> Agent:
+    """The agent of a run, ready to act: `agent.act(obs)`.
+
+    Only tensors and plain values are read: loading a stranger's run executes none of their code.
+
+    Arguments:
+        run_dir: a directory that `gje-train` wrote.
+        checkpoint: one of its checkpoints; None for the newest that is whole.
+        device: "auto", "cpu", "cuda", …
+
+    Raises:
+        RunDirectoryError: there is no run, or no checkpoint in it, or it is of another shape.
+        CheckpointError: the checkpoint is damaged.
+    """
+    config = load_config(run_dir)
+    config.device = device
+    if checkpoint is not None:
+        state, path = load_checkpoint(checkpoint), Path(checkpoint)
+    else:
+        found = CheckpointStore(Path(run_dir) / "checkpoints").load_latest()
+        if found is None:
+            raise RunDirectoryError(f"{run_dir} holds no checkpoint yet")
+        state, path = found
+    return agent_from(config, state, path)
+
+
+def agent_from(config: TrainConfig, state: Mapping, path: Path) -> Agent:
+    """The agent that `config` and the checkpoint `state`, read from `path`, describe."""
+    agent = make_agent(config, state["action_dim"], state["discount"])
+    load_weights(agent, state, path)
+    return agent.eval()
