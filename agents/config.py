@@ -45,6 +45,7 @@ class ObjectiveConfig:
     name: str = "gje_conditional"
     marginal_weight: float = 1.0
     stop_gradient: bool = False
+    resolution: float | None = 0.35  # finest error of a prediction that counts, in units of the embedding
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import gymnasium
@@ -19,14 +19,14 @@ REAL_TIME = 50  # env frames a second at which a film plays
 
 @dataclass
 class Episode:
-    """What one evaluation episode left behind, for its L agent steps."""
+    """What one evaluation episode of L agent steps left behind."""
 
-    rewards: list[float]
-    z: Tensor  # [L+1, D], embeddings of all observations
-    actions: Tensor  # [L, A]
-    uncertainty: list[float]  # L predicted standard deviations
-    states: np.ndarray | None  # [L+1, S] true states where the environment tells them
-    frames: list[np.ndarray]  # L+1 images [H, W, 3]; empty unless filmed
+    rewards: list[float] = field(default_factory=list)  # L
+    uncertainty: list[float] = field(default_factory=list)  # L predicted standard deviations
+    actions: list[Tensor] = field(default_factory=list)  # L of [A]
+    z: list[Tensor] = field(default_factory=list)  # L+1 embeddings [D]
+    states: list[np.ndarray] = field(default_factory=list)  # L+1 true states [S]; empty where not told
+    frames: list[np.ndarray] = field(default_factory=list)  # L+1 images [H, W, 3]; empty unless filmed
 
     @property
     def total(self) -> float:
@@ -41,46 +41,42 @@ def play(
 
     Arguments:
         envs: environments of one task.
-        seeds: one a environment.
+        seeds: one an environment.
         max_steps: agent steps after which an episode that does not end by itself is stopped.
         film: keep the frames of the first environment.
     """
     agent.reset()
-    episodes = [Episode([], torch.empty(0), torch.empty(0), [], None, []) for _ in envs]
-    z: list[list[Tensor]] = [[] for _ in envs]
-    actions: list[list[Tensor]] = [[] for _ in envs]
-    states: list[list[np.ndarray]] = [[] for _ in envs]
-    obs, running = [], list(range(len(envs)))
+    episodes = [Episode() for _ in envs]
+    obs: list[np.ndarray] = []
+
+    def see(i: int, info: dict) -> None:
+        if "state" in info:
+            episodes[i].states.append(info["state"])
+        if film and i == 0:
+            episodes[0].frames.append(np.asarray(envs[0].render()))
+
     for i, (env, seed) in enumerate(zip(envs, seeds, strict=True)):
         first, info = env.reset(seed=seed)
         obs.append(first)
-        if "state" in info:
-            states[i].append(info["state"])
-    if film:
-        episodes[0].frames.append(envs[0].render())
+        see(i, info)
+    running = list(range(len(envs)))
     while running:
-        # ended episodes stay in the batch: the planner's warm start is one row an environment
-        action, embedding, uncertainty = agent.decide(
-            torch.as_tensor(np.stack(obs), device=agent.device), False
-        )
-        action, embedding, uncertainty = action.cpu(), embedding.cpu(), uncertainty.tolist()
+        # ended episodes stay in the batch: the planner's warm start has one row an environment
+        batch = torch.as_tensor(np.stack(obs), device=agent.device)
+        action, z, uncertainty = (part.cpu() for part in agent.decide(batch, explore=False))
         for i in list(running):
+            episode = episodes[i]
             obs[i], reward, terminated, truncated, info = envs[i].step(action[i].numpy())
-            z[i].append(embedding[i])
-            actions[i].append(action[i])
-            episodes[i].rewards.append(float(reward))
-            episodes[i].uncertainty.append(uncertainty[i])
-            if "state" in info:
-                states[i].append(info["state"])
-            if film and i == 0:
-                episodes[0].frames.append(envs[0].render())
-            if terminated or truncated or len(actions[i]) == max_steps:
+            episode.rewards.append(float(reward))
+            episode.uncertainty.append(float(uncertainty[i]))
+            episode.actions.append(action[i])
+            episode.z.append(z[i])
+            see(i, info)
+            if terminated or truncated or len(episode.actions) == max_steps:
                 running.remove(i)
     last = agent.embed(torch.as_tensor(np.stack(obs), device=agent.device)).cpu()
-    for i, episode in enumerate(episodes):
-        episode.z = torch.stack([*z[i], last[i]])
-        episode.actions = torch.stack(actions[i])
-        episode.states = np.stack(states[i]) if states[i] else None
+    for episode, z_end in zip(episodes, last, strict=True):
+        episode.z.append(z_end)
     return episodes
 
 
@@ -97,12 +93,12 @@ def summarise(agent: Agent, episodes: list[Episode], state_names: tuple[str, ...
         "planner/uncertainty": float(np.mean([u for e in episodes for u in e.uncertainty])),
     }
     fit, test = episodes[::2], episodes[1::2]
-    if test and episodes[0].states is not None:
-        pairs = [
-            (torch.cat([e.z for e in half]), torch.cat([torch.as_tensor(e.states) for e in half]))
-            for half in (fit, test)
-        ]
-        r2 = linear_probe_r2(*pairs[0], *pairs[1])
+    if test and episodes[0].states:
+        z_fit, z_test = (torch.stack([z for e in half for z in e.z]) for half in (fit, test))
+        y_fit, y_test = (
+            torch.from_numpy(np.stack([state for e in half for state in e.states])) for half in (fit, test)
+        )
+        r2 = linear_probe_r2(z_fit, y_fit, z_test, y_test)
         row |= {f"probe/r2/{name}": float(value) for name, value in zip(state_names, r2, strict=True)}
     if agent.objective.needs_density:
         row |= calibration(agent, episodes)
@@ -112,9 +108,10 @@ def summarise(agent: Agent, episodes: list[Episode], state_names: tuple[str, ...
 @torch.no_grad()
 def calibration(agent: Agent, episodes: list[Episode]) -> dict:
     """Nominal and observed coverage of the one-step belief regions, and its likelihood, on `episodes`."""
-    z = torch.cat([e.z[:-1] for e in episodes]).to(agent.device)
-    z_next = torch.cat([e.z[1:] for e in episodes]).to(agent.device)
-    belief = agent.believe(z, torch.cat([e.actions for e in episodes]).to(agent.device))
+    z = torch.stack([z for e in episodes for z in e.z[:-1]]).to(agent.device)
+    z_next = torch.stack([z for e in episodes for z in e.z[1:]]).to(agent.device)
+    actions = torch.stack([action for e in episodes for action in e.actions]).to(agent.device)
+    belief = agent.believe(z, actions)
     return {
         "calibration/nominal": list(NOMINAL),
         "calibration/observed": observed_coverage(belief.coverage(z_next)).tolist(),

@@ -44,7 +44,7 @@ class Replay:
         frame_stack: `K`, frames stacked to one observation.
 
     Raises:
-        RunDirectoryError: the disk has not enough room.
+        DiskSpaceError: the disk has not enough room.
         ValueError: the maps on disk are of another size.
     """
 
@@ -70,15 +70,15 @@ class Replay:
             "first": (np.int64, ()),  # count at which the slot's episode began
         }
         folder.mkdir(parents=True, exist_ok=True)
-        missing = {name: spec for name, spec in fields.items() if not (folder / f"{name}.npy").exists()}
+        missing = [name for name in fields if not (folder / f"{name}.npy").exists()]
         require_disk(folder, self.disk_bytes(self.slots, frame_shape, action_dim) if missing else 0, "replay")
-        self.maps = {}
+        self.maps: dict[str, np.memmap] = {}
         for name, (dtype, shape) in fields.items():
-            path = folder / f"{name}.npy"
-            mode = "w+" if name in missing else "r+"
-            shape = (self.slots, *shape)
-            kwargs = {"dtype": dtype, "shape": shape} if mode == "w+" else {}
-            self.maps[name] = np.lib.format.open_memmap(path, mode, **kwargs)
+            path, shape = folder / f"{name}.npy", (self.slots, *shape)
+            if name in missing:
+                self.maps[name] = np.lib.format.open_memmap(path, "w+", dtype, shape)
+            else:
+                self.maps[name] = np.load(path, mmap_mode="r+")
             if self.maps[name].shape != shape:
                 raise ValueError(f"{path} holds {self.maps[name].shape}, this run needs {shape}")
 
@@ -114,9 +114,7 @@ class Replay:
         Raises:
             ValueError: no stored episode is as long as `horizon`.
         """
-        # a slot just above the lower end may need stacked frames from below it: leave those out
-        low = max(0, self.count - self.capacity + self.frame_stack - 1)
-        high = self.count - horizon
+        low, high = self._oldest(), self.count - horizon
         episode = self.maps["episode"]
         starts = np.empty(0, np.int64)
         for _ in range(100):
@@ -126,6 +124,12 @@ class Replay:
             if len(starts) >= batch_size:
                 return self._gather(starts[:batch_size], horizon)
         raise ValueError(f"replay holds no episode of {horizon} steps yet ({len(self)} slots filled)")
+
+    def _oldest(self) -> int:
+        """First slot whose stacked observation is whole; its older frames may lie in the slots before it."""
+        if self.count <= self.capacity:
+            return 0
+        return self.count - self.capacity + self.frame_stack - 1
 
     def _gather(self, starts: np.ndarray, horizon: int) -> Batch:
         first = self.maps["first"][starts % self.slots]
@@ -150,7 +154,7 @@ class Replay:
 
     def recent_frames(self, most: int) -> Tensor:
         """Up to `most` stacked observations `[N, K*C, H, W]`, spread evenly over what is stored."""
-        low = max(0, self.count - self.capacity + self.frame_stack - 1)
+        low = self._oldest()
         starts = np.unique(np.linspace(low, self.count - 1, min(most, self.count - low)).astype(np.int64))
         return self._gather(starts, 0).frames.flatten(1, 2)
 

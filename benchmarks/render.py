@@ -6,21 +6,12 @@ Each measurement runs in a process of its own, the two kinds in turn, and the me
 Only drawing is timed; the simulation is stepped with random actions in between.
 """
 
-import argparse
-import csv
-import multiprocessing
 import os
-import platform
-import shlex
-import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 import numpy as np
+from measure import medians, parser, write_csv
 
 from envs.backend import choose_backend
 
@@ -75,34 +66,17 @@ def _frames_per_second(draw: Callable[[], object], step: Callable[[], object], f
     return frames / seconds
 
 
-def measure(domain: str, task: str) -> tuple[float, float]:
-    """Median frames/s of `physics.render` and of `envs`."""
-    spawn = multiprocessing.get_context("spawn")
-    rounds: dict[Callable[[str, str], float], list[float]] = {
-        physics_frames_per_second: [],
-        envs_frames_per_second: [],
-    }
-    for _ in range(ROUNDS):
-        for kind, results in rounds.items():
-            with ProcessPoolExecutor(1, mp_context=spawn) as process:
-                results.append(process.submit(kind, domain, task).result())
-    physics, ours = map(statistics.median, rounds.values())
-    return physics, ours
-
-
 def main() -> None:
     """Measure all tasks, print a table, and write it to the CSV file if one is named."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument(
-        "--csv", type=Path, help="also write the table here, with command, commit and machine"
-    )
-    path = parser.parse_args().csv
+    path = parser(__doc__).parse_args().csv
     backend = choose_backend()
 
     print(f"{'task':<20}{'physics.render':>16}{'envs fast':>12}{'ratio':>8}   frames/s, {backend}")
-    rows = []
+    kinds = {"physics": physics_frames_per_second, "envs": envs_frames_per_second}
+    rows: list[dict[str, object]] = []
     for domain, task in TASKS:
-        physics, ours = measure(domain, task)
+        found = medians(kinds, domain, task, rounds=ROUNDS)
+        physics, ours = found["physics"], found["envs"]
         print(f"{domain + '-' + task:<20}{physics:>16.1f}{ours:>12.1f}{ours / physics:>7.1f}×", flush=True)
         rows.append(
             {
@@ -112,30 +86,10 @@ def main() -> None:
                 "ratio": f"{ours / physics:.2f}",
                 "image_size": IMAGE_SIZE,
                 "backend": backend,
-                "command": shlex.join(["python", *sys.argv]),
-                "commit": _commit(),
-                "machine": _machine(),
             }
         )
     if path is not None:
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0].keys())
-            writer.writeheader()
-            writer.writerows(rows)
-
-
-def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    git = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    return git.stdout.strip() or "unknown"
-
-
-def _machine() -> str:
-    """Processor and number of cores; Linux tells the model only in /proc."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{models[0] if models else platform.machine()}, {os.cpu_count()} cores"
+        write_csv(path, rows)
 
 
 if __name__ == "__main__":

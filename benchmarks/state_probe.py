@@ -65,8 +65,9 @@ def main() -> None:
     )
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--width", type=int, default=32)
-    parser.add_argument("--shift", type=int, default=4)
+    parser.add_argument("--shift", type=int, default=3)
     parser.add_argument("--marginal-weight", type=float, default=1.0)
+    parser.add_argument("--resolution", type=float, default=0.35)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=None)
     options = parser.parse_args()
@@ -78,7 +79,9 @@ def main() -> None:
     dtype = autocast_dtype(device, "auto")
     precision = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
     agent = AgentConfig()
-    objective = make_objective("gje_conditional", marginal_weight=options.marginal_weight)
+    objective = make_objective(
+        "gje_conditional", marginal_weight=options.marginal_weight, resolution=options.resolution
+    )
     with tempfile.TemporaryDirectory() as folder:
         replay, obs, states, names = collect(options.task, options.episodes, Path(folder))
         train = torch.arange(len(obs)) < 3 * len(obs) // 4
@@ -97,11 +100,10 @@ def main() -> None:
         for _ in range(options.updates):
             batch = replay.sample(generator, 128, agent.horizon).to(device)
             with precision:
-                z = world.embed(stack_frames(random_shift(batch.frames, options.shift), STACK))
-                beliefs = world.unroll(z[0], batch.action).beliefs
-                nll = torch.stack(
-                    [objective.predict(b, t) for b, t in zip(beliefs, z[1:], strict=True)]
-                ).mean()
+                frames = stack_frames(batch.frames, STACK)
+                shifted = random_shift(frames.flatten(0, 1), options.shift).unflatten(0, frames.shape[:2])
+                z = world.embed(shifted)
+                nll = objective.predict(world.believe(z[:-1], batch.action), z[1:]).mean()
                 loss = nll + objective.marginal(z)
             optimizer.zero_grad()
             loss.backward()
@@ -112,7 +114,7 @@ def main() -> None:
             embedded = torch.cat([world.embed(part.to(device)) for part in obs.split(256)])
     r2 = linear_probe_r2(embedded[train], states[train], embedded[~train], states[~train])
     gauges = {name: round(float(value), 2) for name, value in collapse_gauges(embedded).items()}
-    print(f"{options.task}: {options.updates} updates in {seconds:.0f} s, nll {float(nll):.3f}, {gauges}")
+    print(f"{options.task}: {options.updates} updates in {seconds:.0f} s, nll {float(nll.detach()):.3f}, {gauges}")
     for name, value in zip(names, r2.tolist(), strict=True):
         print(f"  {name:<16} {value:6.3f}")
     print(f"  {'mean':<16} {float(r2.nanmean()):6.3f}")

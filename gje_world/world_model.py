@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
-from gje_world.beliefs import make_head
+from gje_world.beliefs import Belief, make_head
 from gje_world.networks import ConvEncoder, mlp, simplicial
 
 
@@ -21,13 +19,6 @@ class WorldModelConfig:
     hidden: int = 256  # width of the dynamics
     encoder_width: int = 32  # channels of the encoder's first convolutions
     simplicial: bool = False  # embeddings on simplices (groups of 8), as the consistency ablation needs
-
-
-class Unrolled(NamedTuple):
-    """Open-loop predictions along a sequence of actions."""
-
-    z: Tensor  # [T+1, B, D]: the given embedding, then one sample of each belief
-    beliefs: list[Distribution]  # T beliefs over [B, D]
 
 
 class WorldModel(nn.Module):
@@ -63,17 +54,21 @@ class WorldModel(nn.Module):
         z = self.encoder(obs)
         return simplicial(z) if self.simplicial else z
 
-    def believe(self, z: Tensor, action: Tensor) -> Distribution:
-        """Belief over the next embedding, event shape `[D]`, from `z [..., D]` and `action [..., A]`."""
-        return self.head(self.dynamics(torch.cat([z, action], dim=-1)))
+    def believe(self, z: Tensor, action: Tensor) -> Belief:
+        """Belief over the next embedding, event shape `[D]`, from `z [..., D]` and `action [..., A]`.
 
-    def unroll(self, z: Tensor, action: Tensor) -> Unrolled:
-        """Follow `action [T, B, A]` from `z [B, D]`, one reparametrised sample a step."""
-        path, beliefs = [z], []
+        The head tells the change from `z`, so that before anything is learnt the world is expected to stay
+        as it is: what moves slowly is found first. Simplicial embeddings are predicted outright.
+        """
+        change = self.head(self.dynamics(torch.cat([z, action], dim=-1)))
+        return change if self.simplicial else change.translate(z)
+
+    def unroll(self, z: Tensor, action: Tensor) -> Tensor:
+        """One reparametrised future `[T+1, B, D]` of `z [B, D]` under `action [T, B, A]`, itself included."""
+        path = [z]
         for step in action:
-            beliefs.append(self.believe(path[-1], step))
-            path.append(beliefs[-1].rsample())
-        return Unrolled(torch.stack(path), beliefs)
+            path.append(self.believe(path[-1], step).rsample())
+        return torch.stack(path)
 
     def imagine(self, z: Tensor, action: Tensor, particles: int) -> Tensor:
         """Sampled futures `[T, P, B, D]` of `z [B, D]` under `action [T, B, A]`, for `P` particles each.

@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from gje_world.beliefs.belief import Belief
 from gje_world.beliefs.diagonal import DiagonalGaussian, DiagonalHead
 from gje_world.beliefs.point import Point, PointHead
 
@@ -19,4 +20,4 @@ def make_head(name: str, features: int, dim: int, **options) -> nn.Module:
     return HEADS[name](features, dim, **options)
 
 
-__all__ = ["HEADS", "DiagonalGaussian", "DiagonalHead", "Point", "PointHead", "make_head"]
+__all__ = ["HEADS", "Belief", "DiagonalGaussian", "DiagonalHead", "Point", "PointHead", "make_head"]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
+from gje_world.beliefs.belief import Belief
 
-class DiagonalGaussian(Independent):
+
+class DiagonalGaussian(Independent, Belief):
     r"""Belief :math:`N(\mu, \mathrm{diag}(\sigma^2))` over embeddings.
 
     Arguments:
@@ -17,6 +21,15 @@ class DiagonalGaussian(Independent):
 
     def __init__(self, mean: Tensor, std: Tensor):
         super().__init__(Normal(mean, std, validate_args=False), 1, validate_args=False)
+
+    def translate(self, offset: Tensor) -> DiagonalGaussian:
+        return DiagonalGaussian(self.mean + offset, self.stddev)
+
+    def resolved_log_prob(self, value: Tensor, resolution: float) -> Tensor:
+        noise = resolution**2
+        variance = self.variance + noise
+        surprise = ((value - self.mean).square() + noise) / variance + variance.log()
+        return -0.5 * (surprise + math.log(2 * math.pi)).sum(-1)
 
     def coverage(self, value: Tensor) -> Tensor:
         r"""Probability mass of the smallest region that holds `value`, shape `[...]`, in [0, 1].

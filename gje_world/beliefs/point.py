@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.types import _size
 
+from gje_world.beliefs.belief import Belief
 from gje_world.networks.mlp import simplicial
 
+EMPTY = torch.Size()
 
-class Point(Distribution):
+
+class Point(Belief):
     """Degenerate distribution at `mean`, shape `[..., D]`. It has samples but no density."""
 
-    arg_constraints: dict = {}
+    arg_constraints: ClassVar[dict] = {}
     has_rsample = True
 
     def __init__(self, mean: Tensor):
@@ -27,7 +32,10 @@ class Point(Distribution):
     def variance(self) -> Tensor:
         return torch.zeros_like(self._mean)
 
-    def rsample(self, sample_shape=torch.Size()) -> Tensor:
+    def translate(self, offset: Tensor) -> Point:
+        return Point(self._mean + offset)
+
+    def rsample(self, sample_shape: _size = EMPTY) -> Tensor:
         return self._mean.expand(*sample_shape, *self._mean.shape)
 
     def log_prob(self, value: Tensor) -> Tensor:

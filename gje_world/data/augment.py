@@ -15,10 +15,17 @@ def random_shift(images: Tensor, pad: int = 4) -> Tensor:
     Arguments:
         images: `[B, ..., H, W]`, any dtype.
         pad: largest shift in pixels; 0 returns the input.
+
+    Raises:
+        ValueError: `pad` is negative, or so large that nothing of an image might be left.
     """
+    height, width = images.shape[-2:]
+    if not 0 <= pad < min(height, width):
+        raise ValueError(
+            f"pad must be at least 0 and below both sides, got {pad} for images of {height}x{width}"
+        )
     if pad == 0:
         return images
-    height, width = images.shape[-2:]
     # drawn on the CPU whatever the device of the images, so that no GPU has to be waited for
     offsets = torch.randint(-pad, pad + 1, (len(images), 2)).tolist()
     shifted = torch.empty_like(images)

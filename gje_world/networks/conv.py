@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,11 +36,13 @@ class ConvEncoder(nn.Module):
         grey = torch.full((image_size, image_size, channels), 127.5).permute(2, 0, 1)
         self.register_buffer("mean_frame", grey)
         self.register_buffer("inverse_std", torch.tensor(1 / 127.5))
-        layers: list[nn.Module] = []
-        widths = (channels, width, width, 2 * width, 2 * width)
-        for before, after in zip(widths, widths[1:], strict=False):
+        widths = (width, width, 2 * width, 2 * width)
+        self.first = nn.Conv2d(channels, width, 3, stride=2, padding=1)
+        layers: list[nn.Module] = [nn.GroupNorm(1, width), nn.SiLU()]
+        for before, after in pairwise(widths):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(1, after), nn.SiLU()]
-        self.convolutions = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self.rest = nn.Sequential(*layers)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.project = nn.Linear(widths[-1] * (image_size // 2**STRIDES) ** 2, dim)
 
     @torch.no_grad()
@@ -55,10 +59,7 @@ class ConvEncoder(nn.Module):
         # pixels are the largest tensor here: pass over them once, in the precision the convolution takes;
         # whole numbers up to 256 are exact in bfloat16, and the scale goes into the first, small weight
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
-        x = obs.flatten(0, -4).contiguous(memory_format=torch.channels_last).to(dtype)
+        x = obs.reshape(-1, *obs.shape[-3:]).contiguous(memory_format=torch.channels_last).to(dtype)
         x = x.sub_(self.mean_frame.to(dtype))
-        first, *rest = self.convolutions
-        x = F.conv2d(x, first.weight * self.inverse_std, first.bias, first.stride, first.padding)
-        for layer in rest:
-            x = layer(x)
-        return self.project(x.flatten(1)).float().unflatten(0, lead)
+        x = F.conv2d(x, self.first.weight * self.inverse_std, self.first.bias, stride=2, padding=1)
+        return self.project(self.rest(x).flatten(1)).float().reshape(*lead, self.dim)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,7 +26,7 @@ class NormedLinear(nn.Module):
 def mlp(features: int, hidden: int, layers: int = 2) -> nn.Sequential:
     """`layers` normalised layers of width `hidden`, with no output layer: `[..., F] -> [..., H]`."""
     widths = [features] + [hidden] * layers
-    return nn.Sequential(*(NormedLinear(a, b) for a, b in zip(widths, widths[1:], strict=False)))
+    return nn.Sequential(*(NormedLinear(a, b) for a, b in pairwise(widths)))
 
 
 class EnsembleLinear(nn.Module):

@@ -3,16 +3,16 @@
 from gje_world.objectives.consistency import Consistency
 from gje_world.objectives.gje_conditional import ConditionalGJE
 from gje_world.objectives.marginal import gaussian_kl, moments
+from gje_world.objectives.objective import Objective
 
-OBJECTIVES = {"gje_conditional": ConditionalGJE, "consistency": Consistency}
+OBJECTIVES: dict[str, type[ConditionalGJE] | type[Consistency]] = {
+    "gje_conditional": ConditionalGJE,
+    "consistency": Consistency,
+}
 
 
-def make_objective(name: str, **options):
-    """Objective called `name`.
-
-    An objective has `predict(belief, z_target) -> [...]`, the loss of each prediction, and
-    `marginal(z) -> scalar`, the weighted term over all embeddings of the batch; `needs_density` says whether
-    the belief must have a density.
+def make_objective(name: str, **options) -> Objective:
+    """Objective called `name`, with its `options`.
 
     Raises:
         ValueError: `name` is not a known objective.
@@ -22,4 +22,12 @@ def make_objective(name: str, **options):
     return OBJECTIVES[name](**options)
 
 
-__all__ = ["OBJECTIVES", "ConditionalGJE", "Consistency", "gaussian_kl", "make_objective", "moments"]
+__all__ = [
+    "OBJECTIVES",
+    "ConditionalGJE",
+    "Consistency",
+    "Objective",
+    "gaussian_kl",
+    "make_objective",
+    "moments",
+]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-from torch.distributions import Distribution
+from typing import ClassVar
 
+from torch import Tensor
+
+from gje_world.beliefs import Belief
 from gje_world.objectives.marginal import gaussian_kl
 
 
@@ -19,13 +21,13 @@ class Consistency:
         stop_gradient: hold the target fixed.
     """
 
-    needs_density = False
+    needs_density: ClassVar[bool] = False
 
     def __init__(self, marginal_weight: float = 0.0, stop_gradient: bool = True):
         self.marginal_weight = marginal_weight
         self.stop_gradient = stop_gradient
 
-    def predict(self, belief: Distribution, z_target: Tensor) -> Tensor:
+    def predict(self, belief: Belief, z_target: Tensor) -> Tensor:
         """Mean squared error of `belief.mean` from `z_target [..., D]`, shape `[...]`."""
         target = z_target.detach() if self.stop_gradient else z_target
         return (belief.mean - target).square().mean(-1)

@@ -19,8 +19,8 @@ def gaussian_kl(z: Tensor, ridge: float = 1e-4) -> Tensor:
 
     .. math:: \frac{1}{2D} (\mathrm{tr}\,S + |m|^2 - D - \log\det S)
 
-    with :math:`m, S` the mean and covariance of the batch. Its gradient grows without bound as the
-    embeddings collapse.
+    with :math:`m, S` the mean and covariance of the batch. Its gradient grows as the embeddings collapse:
+    without bound at :math:`\epsilon = 0`, else down to a standard deviation of :math:`\sqrt\epsilon`.
 
     Arguments:
         z: embeddings `[..., D]`; statistics run over all leading dimensions together.

@@ -1,0 +1,68 @@
+"""What the benchmarks share: measuring each thing in a process of its own, and results as CSV."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import multiprocessing
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+
+def in_own_process(function: Callable[..., Result], *args) -> Result:
+    """`function(*args)` in a fresh process, whose settings and memory nothing else has touched."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(function, *args).result()
+
+
+def medians(kinds: Mapping[str, Callable[..., float]], *args, rounds: int) -> dict[str, float]:
+    """Median over `rounds` of what each of `kinds` returns for `args`; in turn, each in its own process."""
+    results: dict[str, list[float]] = {name: [] for name in kinds}
+    for _ in range(rounds):
+        for name, function in kinds.items():
+            results[name].append(in_own_process(function, *args))
+    return {name: statistics.median(values) for name, values in results.items()}
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """A benchmark's command line, described by the first line of its docstring, with `--csv`."""
+    found = argparse.ArgumentParser(
+        description=(doc or "").partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    found.add_argument(
+        "--csv", type=Path, help="also write the results here, with command, commit and machine"
+    )
+    return found
+
+
+def write_csv(path: Path, rows: list[dict[str, object]]) -> None:
+    """Write `rows`, each with the command, commit and machine that made it."""
+    origin = {"command": shlex.join(["python", *sys.argv]), "commit": _commit(), "machine": _machine()}
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], *origin])
+        writer.writeheader()
+        writer.writerows(row | origin for row in rows)
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    git = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    return git.stdout.strip() or "unknown"
+
+
+def _machine() -> str:
+    """Processor and number of cores; Linux tells the model only in /proc."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{models[0] if models else platform.machine()}, {os.cpu_count()} cores"

@@ -1,0 +1,125 @@
+"""Seconds of one gradient update of the default preset, against the same update without what makes it fast.
+
+    python benchmarks/update.py [--csv results/update.csv]
+
+Plain is: float32, images channels first, the C allocator as it comes, random shifts by indexing each pixel.
+Each measurement runs in a process of its own (the allocator's settings are a process's), the two kinds in
+turn, and the median of the rounds counts.
+"""
+
+from __future__ import annotations
+
+import time
+from unittest.mock import patch
+
+import torch
+from measure import medians, parser, write_csv
+from torch import Tensor
+
+from agents.agent import Agent, discount_for
+from agents.building import make_agent
+from agents.config import Precision, TrainConfig
+from agents.replay import Batch
+from gje_world.networks import ConvEncoder
+from gje_world.training.devices import keep_freed_memory, set_threads
+
+ACTION_DIM = 1  # cartpole's
+EPISODE_STEPS = 125
+WARM_UP = 3  # updates
+
+
+class PlainEncoder(ConvEncoder):
+    """The same function of the same parameters as its author would first write it."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.to(memory_format=torch.contiguous_format)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        lead = obs.shape[:-3]
+        x = (obs.reshape(-1, *obs.shape[-3:]).float() - self.mean_frame) * self.inverse_std
+        return self.project(self.rest(self.first(x)).flatten(1)).reshape(*lead, self.dim)
+
+
+def shift_by_indexing(images: Tensor, pad: int) -> Tensor:
+    """What `random_shift` does to `images [B, C, H, W]`, every pixel looked up by its index."""
+    count, channels, height, width = images.shape
+    offsets = torch.randint(-pad, pad + 1, (count, 2))
+    rows = (torch.arange(height) - offsets[:, :1]).clamp(0, height - 1)  # [B, H]
+    columns = (torch.arange(width) - offsets[:, 1:]).clamp(0, width - 1)  # [B, W]
+    return images[
+        torch.arange(count)[:, None, None, None],
+        torch.arange(channels)[:, None, None],
+        rows[:, None, :, None],
+        columns[:, None, None, :],
+    ]
+
+
+def fast_update(updates: int, threads: int | None) -> float:
+    """Seconds of an update as `gje-train` does it on this CPU."""
+    keep_freed_memory()
+    set_threads(threads)
+    return _seconds(_agent(Precision.auto), updates)
+
+
+def plain_update(updates: int, threads: int | None) -> float:
+    """Seconds of the same update written plainly."""
+    set_threads(threads)
+    with (
+        patch("gje_world.world_model.ConvEncoder", PlainEncoder),
+        patch("agents.agent.random_shift", shift_by_indexing),
+    ):
+        return _seconds(_agent(Precision.float32), updates)
+
+
+def _agent(precision: Precision) -> Agent:
+    torch.manual_seed(0)
+    return make_agent(TrainConfig(device="cpu", precision=precision), ACTION_DIM, discount_for(EPISODE_STEPS))
+
+
+def _seconds(agent: Agent, updates: int) -> float:
+    config = TrainConfig()
+    steps, size, side = config.agent.horizon, config.batch_size, config.env.image_size
+    batch = Batch(
+        frames=torch.randint(
+            0, 256, (size, config.env.frame_stack + steps, 3, side, side), dtype=torch.uint8
+        ),
+        action=2 * torch.rand(steps, size, ACTION_DIM) - 1,
+        reward=torch.rand(steps, size),
+        terminated=torch.zeros(steps, size),
+    )
+    for _ in range(WARM_UP):
+        agent.update(batch, gauges=False)
+    start = time.perf_counter()
+    for _ in range(updates):
+        agent.update(batch, gauges=False)
+    return (time.perf_counter() - start) / updates
+
+
+def main() -> None:
+    """Measure, print a table, and write it to the CSV file if one is named."""
+    options = parser(__doc__)
+    options.add_argument("--updates", type=int, default=20, help="timed updates a round")
+    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--threads", type=int, help="CPU threads; torch's choice if left out")
+    arguments = options.parse_args()
+
+    kinds = {"fast": fast_update, "plain": plain_update}
+    found = medians(kinds, arguments.updates, arguments.threads, rounds=arguments.rounds)
+    ratio = found["plain"] / found["fast"]
+    threads = set_threads(arguments.threads)
+    print(f"{'plain':>8}{'fast':>8}{'ratio':>8}   seconds an update, {threads} threads")
+    print(f"{found['plain']:>8.3f}{found['fast']:>8.3f}{ratio:>7.1f}×")
+    if arguments.csv is not None:
+        row: dict[str, object] = {
+            "plain_seconds": f"{found['plain']:.4f}",
+            "fast_seconds": f"{found['fast']:.4f}",
+            "ratio": f"{ratio:.2f}",
+            "batch_size": TrainConfig().batch_size,
+            "threads": threads,
+        }
+        write_csv(arguments.csv, [row])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""Options that cannot work are refused before any work, each by its name, its value and what would do."""
+
+import re
+from dataclasses import fields, is_dataclass
+
+import pytest
+
+from agents.config import ConfigError, TrainConfig, check, check_against_episode, option, plain, run_path
+
+
+def changed(**options):
+    """The default configuration with dotted options (dots as double underscores) set to other values."""
+    config = TrainConfig()
+    for name, value in options.items():
+        put(config, name.replace("__", "."), value)
+    return config
+
+
+def put(config, name, value):
+    *path, last = name.split(".")
+    for part in path:
+        config = getattr(config, part)
+    assert hasattr(config, last)
+    setattr(config, last, value)
+
+
+def numbers(config, prefix=""):
+    """Dotted names of all options that are or may be numbers."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            yield from numbers(value, f"{prefix}{field.name}.")
+        elif re.search(r"\b(int|float)\b", str(field.type)):
+            yield prefix + field.name
+
+
+FREE = {"planner.kappa"}  # may be negative
+NUMBERS = sorted(set(numbers(TrainConfig())) - FREE)
+
+
+def refusal(config):
+    with pytest.raises(ConfigError) as error:
+        check(config)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def test_the_defaults_are_accepted():
+    check(TrainConfig())
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_no_number_may_be_negative(name):
+    config = TrainConfig()
+    put(config, name, -1)
+    message = refusal(config)
+    assert f"{name}=-1 " in message
+    assert re.search(r"must be (at least|above|between|a multiple|below|one of)", message)
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_no_number_may_be_nan(name):
+    config = TrainConfig()
+    put(config, name, float("nan"))
+    assert f"{name}=nan " in refusal(config)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "steps",
+        "batch_size",
+        "updates_per_step",
+        "replay_capacity",
+        "threads",
+        "env.action_repeat",
+        "env.frame_stack",
+        "env.image_size",
+        "world.dim",
+        "world.hidden",
+        "world.encoder_width",
+        "agent.hidden",
+        "agent.critics",
+        "agent.bins",
+        "agent.horizon",
+        "agent.lr",
+        "agent.encoder_lr",
+        "agent.discount",
+        "planner.horizon",
+        "planner.candidates",
+        "planner.elites",
+        "planner.iterations",
+        "planner.particles",
+        "planner.min_std",
+        "planner.cvar_share",
+        "log_every",
+        "checkpoint_every",
+        "evaluation.every",
+        "evaluation.episodes",
+    ],
+)
+def test_sizes_and_rates_may_not_be_zero(name):
+    config = TrainConfig()
+    put(config, name, 0)
+    assert f"{name}=0 " in refusal(config)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "seed",
+        "prefill",
+        "agent.shift",
+        "agent.entropy",
+        "objective.marginal_weight",
+        "planner.policy_candidates",
+    ],
+)
+def test_what_can_be_left_out_may_be_zero(name):
+    config = TrainConfig()
+    put(config, name, 0)
+    check(config)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (
+            {"objective__name": "byol"},
+            "objective.name=byol must be one of gje_conditional, consistency",
+        ),
+        ({"belief__name": "cauchy"}, "belief.name=cauchy must be one of diagonal, point"),
+        (
+            {"belief__name": "point"},
+            "belief=point has no density, .*gje_conditional needs; use belief=diagonal",
+        ),
+        (
+            {"objective__name": "consistency", "world__simplicial": True},
+            "belief=diagonal must be point where world.simplicial=true",
+        ),
+        (
+            {
+                "objective__name": "consistency",
+                "belief__name": "point",
+                "world__simplicial": True,
+                "world__dim": 60,
+            },
+            "world.dim=60 must be a multiple of 8",
+        ),
+        ({"batch_size": 16}, "batch_size=16 gives 64 embeddings .* more than world.dim=64"),
+        ({"env__image_size": 60}, "env.image_size=60 must be a multiple of 16"),
+        (
+            {"planner__policy_candidates": 256},
+            "planner.policy_candidates=256 must be below planner.candidates=256",
+        ),
+        ({"planner__elites": 300}, "planner.elites=300 must be at most planner.candidates=256"),
+        ({"planner__min_std": 3.0}, "planner.min_std=3.0 must be at most planner.max_std=2.0"),
+        ({"planner__cvar_share": 1.5}, "planner.cvar_share=1.5 must be at most 1"),
+        ({"agent__discount": 1.0}, "agent.discount=1.0 must be between 0 and 1, or null"),
+        ({"agent__target_rate": 1.5}, "agent.target_rate=1.5 must be at most 1"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options, message):
+    assert re.search(message, refusal(changed(**options)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch_size": 17},
+        {"batch_size": 2, "objective__marginal_weight": 0.0},
+        {
+            "objective__name": "consistency",
+            "belief__name": "point",
+            "world__simplicial": True,
+            "batch_size": 2,
+        },
+        {"agent__discount": 0.5},
+        {"planner__elites": 256},
+        {"planner__kappa": -2.0},
+        {"env__image_size": 16, "agent__shift": 4},
+    ],
+)
+def test_options_that_do_go_together_are_accepted(options):
+    check(changed(**options))
+
+
+@pytest.mark.parametrize("name", ["agent.horizon", "planner.horizon"])
+def test_a_horizon_longer_than_an_episode_is_refused(name):
+    config = TrainConfig()
+    put(config, name, 126)
+    with pytest.raises(
+        ConfigError, match=rf"{name}=126 must be at most the 125 agent steps .*cartpole-swingup"
+    ):
+        check_against_episode(config, 125)
+    check_against_episode(config, 126)
+    check_against_episode(config, None)  # episodes of unknown length
+
+
+def test_the_default_run_directory_tells_task_objective_and_seed():
+    path = run_path(changed(task="dmc/walker-walk", seed=3))
+    assert path.parts == ("runs", "dmc-walker-walk", "gje_conditional-seed3")
+    assert run_path(changed(run_dir="elsewhere")).parts == ("elsewhere",)
+
+
+def test_a_plain_configuration_is_nested_plain_values():
+    values = plain(TrainConfig())
+    assert values["planner"]["risk"] == "mean"
+    assert values["agent"]["weights"]["reward"] == option(TrainConfig(), "agent.weights.reward")
+
+    def leaves(value):
+        return [leaf for v in value.values() for leaf in leaves(v)] if isinstance(value, dict) else [value]
+
+    assert {type(leaf) for leaf in leaves(values)} <= {str, int, float, bool, type(None)}

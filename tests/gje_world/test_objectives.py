@@ -1,0 +1,210 @@
+"""The objectives' identities: what the marginal term is, and why the likelihood needs it."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch.distributions import MultivariateNormal, kl_divergence
+
+from gje_world.beliefs import DiagonalGaussian, Point
+from gje_world.objectives import ConditionalGJE, Consistency, gaussian_kl, make_objective, moments
+
+RIDGE = 1e-4  # the default of gaussian_kl
+
+
+def correlated(count, dim, seed=0):
+    """Float64 samples `[count, dim]` with a mean and correlations."""
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.randn(count, dim, generator=generator, dtype=torch.float64)
+    mixing = torch.randn(dim, dim, generator=generator, dtype=torch.float64) / math.sqrt(dim)
+    return z @ (mixing + torch.eye(dim)) + torch.randn(dim, generator=generator, dtype=torch.float64)
+
+
+def whitened(count, dim):
+    """Float64 samples with mean exactly 0 and covariance exactly I."""
+    z = correlated(count, dim)
+    mean, covariance = moments(z)
+    return torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), (z - mean).mT, upper=False).mT
+
+
+def test_moments_run_over_all_leading_dimensions_together():
+    z = correlated(60, 4).unflatten(0, (5, 12))
+    mean, covariance = moments(z)
+    torch.testing.assert_close(mean, z.mean((0, 1)))
+    torch.testing.assert_close(covariance, torch.cov(z.flatten(0, 1).mT, correction=0))
+
+
+@pytest.mark.parametrize("dim", [1, 3, 64])
+def test_the_marginal_term_is_the_kl_of_the_batch_gaussian_to_the_standard_normal(dim):
+    z = correlated(512, dim)
+    eye = torch.eye(dim, dtype=torch.float64)
+    batch = MultivariateNormal(z.mean(0), torch.cov(z.mT, correction=0).reshape(dim, dim) + RIDGE * eye)
+    expected = kl_divergence(batch, MultivariateNormal(torch.zeros_like(z[0]), eye)) / dim
+    torch.testing.assert_close(gaussian_kl(z).double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_marginal_term_is_zero_for_a_whitened_batch_and_positive_for_others():
+    z = whitened(256, 16)
+    assert abs(float(gaussian_kl(math.sqrt(1 - RIDGE) * z))) < 1e-6
+    for other in (1.2 * z, 0.8 * z, z + 0.3, torch.cat([z[:, :8], z[:, :8] + 0.1 * z[:, 8:]], 1)):
+        assert gaussian_kl(other) > 0.01
+
+
+def gradient_norm(z, ridge):
+    z = z.float().requires_grad_()
+    gaussian_kl(z, ridge).backward()
+    return float(z.grad.norm())
+
+
+def test_marginal_loss_and_gradient_grow_without_bound_as_embeddings_shrink():
+    z = whitened(256, 8)
+    scales = [10.0**-k for k in range(1, 7)]
+    losses = [float(gaussian_kl(scale * z, ridge=0.0)) for scale in scales]
+    for before, after in pairwise(losses):
+        # ½(a² - 1 - log a²) at scale a
+        assert after - before == pytest.approx(math.log(10), abs=0.01)
+    norms = [gradient_norm(scale * z, ridge=0.0) for scale in scales]
+    for before, after in pairwise(norms):
+        assert after == pytest.approx(10 * before, rel=0.02)
+
+
+def test_the_ridge_bounds_the_marginal_gradient_at_its_root_and_it_still_pushes_outward():
+    z = whitened(256, 8)
+    norms = {scale: gradient_norm(scale * z, RIDGE) for scale in (1e-1, 1e-2, 1e-3, 1e-4)}
+    assert norms[1e-2] == max(norms.values())  # sqrt(1e-4)
+    small = (1e-4 * z).float().requires_grad_()
+    gaussian_kl(small).backward()
+    assert (small.grad * small.detach()).sum() < 0
+
+
+def test_the_marginal_term_is_in_float32_under_autocast():
+    z = correlated(256, 16).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = gaussian_kl(z)
+    assert torch.equal(inside, gaussian_kl(z))
+
+
+def belief_near(z, std=0.5, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return z + std * torch.randn(z.shape, generator=generator), torch.full_like(z, std)
+
+
+def test_prediction_loss_is_the_negative_log_likelihood_per_dimension():
+    z = correlated(24, 5).float().unflatten(0, (4, 6))
+    belief = DiagonalGaussian(*belief_near(z))
+    loss = ConditionalGJE().predict(belief, z)
+    assert loss.shape == (4, 6)
+    torch.testing.assert_close(loss, -belief.log_prob(z) / 5)
+
+
+def test_the_likelihood_does_not_grow_with_the_number_of_dimensions():
+    z = correlated(64, 4).float()
+    mean, std = belief_near(z)
+    one = ConditionalGJE().predict(DiagonalGaussian(mean, std), z)
+    wide = DiagonalGaussian(mean.repeat(1, 16), std.repeat(1, 16))
+    torch.testing.assert_close(ConditionalGJE().predict(wide, z.repeat(1, 16)), one)
+
+
+def test_alone_the_likelihood_loss_falls_by_log_a_under_scaling_without_end():
+    z = correlated(64, 8).float()
+    mean, std = belief_near(z)
+    objective = ConditionalGJE(marginal_weight=0.0)
+
+    def total(scale):
+        belief = DiagonalGaussian(scale * mean, scale * std)
+        return float(objective.predict(belief, scale * z).mean() + objective.marginal(scale * z))
+
+    for scale in (1e-2, 1e-4, 1e-8):
+        assert total(scale) - total(1.0) == pytest.approx(math.log(scale), rel=1e-4)
+
+
+@pytest.mark.parametrize("weight", [1.0, 2.0])
+def test_with_the_marginal_term_the_scale_of_embeddings_is_bounded(weight):
+    # where predictions scale along, λ a²/2 - (λ - 1) log a is what depends on the scale a. At λ = 1 shrinking
+    # gains at most half a nat a dimension; above it the best scale is sqrt(1 - 1/λ)
+    z = whitened(256, 8).float()
+    mean, std = belief_near(z, std=0.1)
+    objective = ConditionalGJE()
+
+    def total(scale):
+        belief = DiagonalGaussian(scale * mean, scale * std)
+        return float(objective.predict(belief, scale * z).mean() + weight * gaussian_kl(scale * z, ridge=0.0))
+
+    for scale in (1e-3, 0.1, 0.5, 2.0):
+        expected = weight * (scale**2 - 1) / 2 - (weight - 1) * math.log(scale)
+        assert total(scale) - total(1.0) == pytest.approx(expected, abs=2e-3)
+
+
+def test_with_marginal_weight_one_the_loss_is_minus_the_mutual_information_of_gaussian_pairs():
+    count, dim = 20_000, 6
+    pair = correlated(count, 2 * dim, seed=3)
+    pair = pair - pair.mean(0)
+    context, target = pair[:, :dim], pair[:, dim:]
+    weights = torch.linalg.lstsq(context, target).solution
+    residual = target - context @ weights
+    # information does not change under an invertible map of the target: turn it so that what cannot be
+    # predicted is uncorrelated, as a diagonal belief assumes
+    variances, basis = torch.linalg.eigh(torch.cov(residual.mT, correction=0))
+    target, mean = target @ basis, context @ weights @ basis
+    belief = DiagonalGaussian(mean.float(), variances.sqrt().float().expand(count, dim))
+    objective = ConditionalGJE(marginal_weight=1.0)
+    loss = objective.predict(belief, target.float()).mean() + objective.marginal(target)
+
+    directions = [torch.linalg.qr(z).Q for z in (context, target)]
+    correlations = torch.linalg.svdvals(directions[0].mT @ directions[1])
+    information = -0.5 * (1 - correlations.square()).log().sum()
+    anchor = (target.square().mean(0).sum() / dim - 1) / 2
+    constant = 0.5 * math.log(2 * math.pi * math.e)
+    assert information > 1  # nats: the pairs say something about each other
+    torch.testing.assert_close(
+        loss.double(), constant + anchor - information / dim, rtol=0, atol=2e-3
+    )  # the ridge is what is left
+
+
+def gradients(objective, belief_of):
+    """Whether gradients reach the prediction and the target."""
+    mean = torch.randn(4, 8, requires_grad=True)
+    target = torch.randn(4, 8, requires_grad=True)
+    objective.predict(belief_of(mean), target).mean().backward()
+    return mean.grad is not None, target.grad is not None
+
+
+def unit_gaussian(mean):
+    return DiagonalGaussian(mean, torch.ones_like(mean))
+
+
+def test_gradients_reach_the_target_unless_they_are_stopped():
+    assert gradients(ConditionalGJE(), unit_gaussian) == (True, True)
+    assert gradients(ConditionalGJE(stop_gradient=True), unit_gaussian) == (True, False)
+    assert gradients(Consistency(), Point) == (True, False)
+    assert gradients(Consistency(stop_gradient=False), Point) == (True, True)
+
+
+def test_stopping_the_gradient_leaves_the_loss_as_it_is():
+    z = torch.randn(4, 8)
+    belief = unit_gaussian(torch.randn(4, 8))
+    assert torch.equal(
+        ConditionalGJE().predict(belief, z), ConditionalGJE(stop_gradient=True).predict(belief, z)
+    )
+
+
+def test_consistency_is_the_mean_squared_error_and_has_no_marginal_unless_asked():
+    z, mean = correlated(64, 8).float(), torch.randn(64, 8)
+    torch.testing.assert_close(
+        Consistency().predict(Point(mean), z),
+        torch.nn.functional.mse_loss(mean, z, reduction="none").mean(-1),
+    )
+    assert Consistency().marginal(z) == 0
+    torch.testing.assert_close(Consistency(marginal_weight=0.5).marginal(z), 0.5 * gaussian_kl(z))
+    torch.testing.assert_close(ConditionalGJE(marginal_weight=0.5).marginal(z), 0.5 * gaussian_kl(z))
+
+
+def test_only_what_needs_a_density_says_so():
+    assert make_objective("gje_conditional").needs_density
+    assert not make_objective("consistency").needs_density
+
+
+def test_an_unknown_objective_is_named_with_those_there_are():
+    with pytest.raises(ValueError, match="gje_conditional, consistency; got 'byol'"):
+        make_objective("byol")
