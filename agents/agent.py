@@ -245,12 +245,20 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def td_target(self, z_next: Tensor, batch: Batch) -> Tensor:
-        """One-step targets `[T, B]`: reward plus the discounted lower of two random target critics."""
-        action, _ = self.policy(z_next)
-        values = self.two_hot.decode(self.target_critics(z_next, action))
+        """Targets `[T, B]`: rewards to the end of the sequence, then the discounted value of its last state.
+
+        The value is the lower of two random target critics'. A sequence that ends in a terminal state has
+        none after it.
+        """
+        action, _ = self.policy(z_next[-1])
+        values = self.two_hot.decode(self.target_critics(z_next[-1], action))  # [E, B]
         pair = torch.randperm(len(values))[:2].tolist()
-        lower = torch.minimum(values[pair[0]], values[pair[-1]])
-        return batch.reward + self.discount * (1 - batch.terminated) * lower
+        target = torch.minimum(values[pair[0]], values[pair[-1]])
+        targets = []
+        for reward, terminated in zip(batch.reward.flip(0), batch.terminated.flip(0), strict=True):
+            target = reward + self.discount * (1 - terminated) * target
+            targets.append(target)
+        return torch.stack(targets[::-1])
 
     def policy_loss(self, path: Tensor) -> Tensor:
         """Policy prior against the mean critic, scaled by the values' running spread (TD-MPC2, eq. 4)."""

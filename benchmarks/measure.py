@@ -5,16 +5,13 @@ from __future__ import annotations
 import argparse
 import csv
 import multiprocessing
-import os
-import platform
-import shlex
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TypeVar
+
+from gje_world.training.origin import origin
 
 Result = TypeVar("Result")
 
@@ -47,22 +44,8 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 
 def write_csv(path: Path, rows: list[dict[str, object]]) -> None:
     """Write `rows`, each with the command, commit and machine that made it."""
-    origin = {"command": shlex.join(["python", *sys.argv]), "commit": _commit(), "machine": _machine()}
+    made_by = origin()
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[0], *origin])
+        writer = csv.DictWriter(file, [*rows[0], *made_by])
         writer.writeheader()
-        writer.writerows(row | origin for row in rows)
-
-
-def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    git = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    return git.stdout.strip() or "unknown"
-
-
-def _machine() -> str:
-    """Processor and number of cores; Linux tells the model only in /proc."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{models[0] if models else platform.machine()}, {os.cpu_count()} cores"
+        writer.writerows(row | made_by for row in rows)

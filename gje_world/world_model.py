@@ -64,10 +64,15 @@ class WorldModel(nn.Module):
         return change if self.simplicial else change.translate(z)
 
     def unroll(self, z: Tensor, action: Tensor) -> Tensor:
-        """One reparametrised future `[T+1, B, D]` of `z [B, D]` under `action [T, B, A]`, itself included."""
+        """One sampled future `[T+1, B, D]` of `z [B, D]` under `action [T, B, A]`, itself included.
+
+        Gradients flow through the means alone: a loss along the path would rather have no noise in it, and
+        would press the beliefs to be surer than they may be.
+        """
         path = [z]
         for step in action:
-            path.append(self.believe(path[-1], step).rsample())
+            belief = self.believe(path[-1], step)
+            path.append(belief.mean + (belief.sample() - belief.mean).detach())
         return torch.stack(path)
 
     def imagine(self, z: Tensor, action: Tensor, particles: int) -> Tensor:

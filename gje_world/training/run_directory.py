@@ -14,6 +14,7 @@ import yaml
 
 from gje_world.training.atomic import replacing
 from gje_world.training.checkpoint import CheckpointStore
+from gje_world.training.origin import origin
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class RunDirectoryError(RuntimeError):
 class RunDirectory:
     """One run on disk, held under a lock until `close()` or the end of the process.
 
-    Layout: `config.yaml`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`, `films/`, `plots/`,
+    Layout: `config.yaml`, `origin.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`, `films/`, `plots/`,
     `report.html`. Made by `RunDirectory.open`.
     """
 
@@ -63,6 +64,7 @@ class RunDirectory:
             raise _unusable(path, error) from error
         try:
             _settle_config(path, asked, changeable)
+            _record_origin(path)
             for folder in ("checkpoints", "films", "plots", "tensorboard"):
                 (path / folder).mkdir(exist_ok=True)
                 if not os.access(path / folder, os.W_OK | os.X_OK):
@@ -165,6 +167,14 @@ def _settle_config(path: Path, asked: dict[str, Any], changeable: Collection[str
         )
     with replacing(file) as temporary:
         temporary.write_text(yaml.safe_dump(asked, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _record_origin(path: Path) -> None:
+    """Writes `origin.json`, who made this run, when it begins; a resumed run keeps the first one."""
+    file = path / "origin.json"
+    if not file.exists():
+        with replacing(file) as temporary:
+            temporary.write_text(json.dumps(origin(), indent=2) + "\n", encoding="utf-8")
 
 
 def _refuse_other_run(

@@ -1,0 +1,109 @@
+"""Gathers finished runs into results/: their learning curves as CSV, and the figure drawn from it.
+
+    python benchmarks/collect.py runs/dmc-*/*        # adds or replaces these runs in the CSV, redraws the figure
+    python benchmarks/collect.py                     # only redraws the figure
+
+Every row carries the command, commit and machine that the run itself recorded when it began.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+from collections import defaultdict
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from gje_world.plots.style import styled
+from gje_world.training.metrics import read_metrics
+from gje_world.training.run_directory import read_config
+
+RESULTS = Path(__file__).parent.parent / "results"
+CURVES = RESULTS / "learning_curves.csv"
+COLUMNS = [
+    "task", "objective", "seed", "frames", "return_mean", "return_std", "episodes", "minutes",
+    "probe_r2", "calibration_error", "command", "commit", "machine",
+]  # fmt: skip
+
+
+def rows_of(run: Path) -> list[dict]:
+    """One row for each evaluation of a run."""
+    config = read_config(run)
+    made_by = json.loads((run / "origin.json").read_text())
+    rows = []
+    for row in read_metrics(run / "metrics.jsonl"):
+        if row["kind"] != "eval":
+            continue
+        r2 = [value for name, value in row.items() if name.startswith("probe/r2/") and value is not None]
+        gaps = [
+            abs(a - b)
+            for a, b in zip(
+                row.get("calibration/nominal", []), row.get("calibration/observed", []), strict=True
+            )
+        ]
+        rows.append(
+            {
+                "task": config["task"],
+                "objective": config["objective"]["name"],
+                "seed": config["seed"],
+                "frames": row["step"],
+                "return_mean": round(row["eval/return_mean"], 1),
+                "return_std": round(row["eval/return_std"], 1),
+                "episodes": len(row["eval/returns"]),
+                "minutes": round(row["time"] / 60, 1),
+                "probe_r2": round(statistics.mean(r2), 3) if r2 else "",
+                "calibration_error": round(statistics.mean(gaps), 3) if gaps else "",
+                **made_by,
+            }
+        )
+    return rows
+
+
+@styled
+def draw(rows: list[dict]) -> Figure:
+    """Evaluation return against env frames: a panel a task, a line a run, a colour an objective."""
+    curves: dict[str, dict[tuple[str, str], list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        point = (int(row["frames"]), float(row["return_mean"]))
+        curves[row["task"]][row["objective"], str(row["seed"])].append(point)
+    figure = Figure(figsize=(4.2 * len(curves), 3.4), layout="constrained")
+    for i, (task, runs) in enumerate(sorted(curves.items())):
+        axes = figure.add_subplot(1, len(curves), i + 1)
+        colours: dict[str, str] = {}
+        for (objective, seed), points in sorted(runs.items()):
+            colour = colours.setdefault(objective, f"C{len(colours)}")
+            frames, returns = zip(*sorted(points), strict=True)
+            axes.plot(
+                frames, returns, color=colour, marker="o", markersize=3, label=f"{objective}, seed {seed}"
+            )
+        axes.set(title=task, xlabel="env frames", ylabel="evaluation return", ylim=(0, None))
+        axes.legend(fontsize="small")
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("runs", nargs="*", type=Path, help="run directories that gje-train wrote")
+    arguments = parser.parse_args()
+    rows: list[dict] = []
+    if CURVES.exists():
+        with CURVES.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    for run in arguments.runs:
+        new = rows_of(run)
+        names = {(r["task"], r["objective"], str(r["seed"]), r["command"]) for r in new}
+        rows = [
+            r for r in rows if (r["task"], r["objective"], str(r["seed"]), r["command"]) not in names
+        ] + new
+    with CURVES.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    draw(rows).savefig(RESULTS / "learning_curves.png", dpi=130)
+
+
+if __name__ == "__main__":
+    main()
