@@ -8,6 +8,7 @@
 """
 
 from agents.agent import Agent, AgentConfig
+from agents.config import TrainConfig
 from agents.loading import load
 
-__all__ = ["Agent", "AgentConfig", "load"]
+__all__ = ["Agent", "AgentConfig", "TrainConfig", "load"]

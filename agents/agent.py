@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,34 +16,39 @@ from gje_world.beliefs import Belief
 from gje_world.data import random_shift
 from gje_world.evaluation import collapse_gauges
 from gje_world.objectives import make_objective
+from gje_world.options import group, option
 
 
 @dataclass
 class LossWeights:
     """What each part of the loss counts."""
 
-    world: float = 0.1  # objective and marginal
-    reward: float = 0.2
-    value: float = 0.1
+    world: float = option(0.1, "weight of the world model's objective and marginal")
+    reward: float = option(0.2, "weight of the reward loss")
+    value: float = option(0.1, "weight of the value loss")
 
 
 @dataclass
 class AgentConfig:
     """The agent's heads and how they learn."""
 
-    hidden: int = 256  # width of the reward, value and policy heads
-    critics: int = 5
-    bins: int = 101  # of the two-hot codes
-    horizon: int = 3  # agent steps a training sequence unrolls
-    discount: float | None = None  # per agent step; None: from the episode length, as TD-MPC2 does
-    temporal_decay: float = 0.5  # weight of each further step of a sequence
-    target_rate: float = 0.01  # of the target critics' moving average
-    lr: float = 5e-4
-    encoder_lr: float = 2e-3
-    grad_clip: float = 20.0
-    entropy: float = 1e-4
-    shift: int = 3  # random shift of the images, in pixels
-    weights: LossWeights = field(default_factory=LossWeights)
+    hidden: int = option(256, "width of the reward, value and policy heads")
+    critics: int = option(5, "members of the value ensemble")
+    bins: int = option(101, "bins of the two-hot codes of reward and value")
+    horizon: int = option(3, "agent steps a training sequence unrolls")
+    discount: float | None = option(
+        None, "discount per agent step; null: from the episode length, as TD-MPC2 does"
+    )
+    temporal_decay: float = option(
+        0.5, "weight of each further step of a sequence, relative to the one before"
+    )
+    target_rate: float = option(0.01, "rate of the target critics' moving average")
+    lr: float = option(5e-4, "learning rate of all but the encoder")
+    encoder_lr: float = option(2e-3, "learning rate of the encoder")
+    grad_clip: float = option(20.0, "largest gradient norm")
+    entropy: float = option(1e-4, "weight of the policy's entropy")
+    shift: int = option(3, "largest random shift of an observation, in pixels; 0 for none")
+    weights: LossWeights = group(LossWeights)
 
 
 def discount_for(episode_steps: int) -> float:

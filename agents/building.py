@@ -2,40 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import gymnasium
 
 import envs
 from agents.agent import Agent
-from agents.config import TrainConfig, plain
+from agents.config import ConfigError, TrainConfig
+from gje_world.options import plain_value
 from gje_world.training.devices import autocast_dtype, choose_device
 from gje_world.training.run_directory import RunDirectoryError
 
 
-def make_env(config: TrainConfig) -> gymnasium.Env:
-    """The environment that `config` describes."""
+def make_env(config: TrainConfig, make: Callable[[], gymnasium.Env] | None = None) -> gymnasium.Env:
+    """The environment that `config` describes, or what `make` makes, seen as `config` says.
+
+    Raises:
+        ConfigError: there is no such task, or it cannot be seen or acted on.
+    """
     e = config.env
-    return envs.make(
-        config.task,
-        seed=config.seed,
-        action_repeat=e.action_repeat,
-        frame_stack=e.frame_stack,
-        image_size=e.image_size,
-        render=e.render.value,
-    )
+    try:
+        return envs.make(
+            config.task if make is None else make(),
+            seed=config.seed,
+            action_repeat=e.action_repeat,
+            frame_stack=e.frame_stack,
+            image_size=e.image_size,
+            render=e.render.value,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"task={config.task}: {error}") from error
 
 
 def make_agent(config: TrainConfig, action_dim: int, discount: float) -> Agent:
-    """A new agent on the device and in the precision that `config` asks for."""
-    device = choose_device(config.device)
+    """A new agent on the device and in the precision that `config` asks for.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    try:
+        device = choose_device(config.device)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     e = config.env
     return Agent(
         config.agent,
         config.planner,
         config.world,
-        plain(config.objective),
+        plain_value(config.objective),
         config.belief.name,
         obs_shape=(3 * e.frame_stack, e.image_size, e.image_size),
         frame_stack=e.frame_stack,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, is_dataclass
+import functools
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from agents.agent import AgentConfig
 from agents.planner import PlannerConfig
 from gje_world.beliefs import HEADS
 from gje_world.objectives import OBJECTIVES
+from gje_world.options import group, option
 from gje_world.world_model import WorldModelConfig
 
 
@@ -32,65 +35,65 @@ class Render(Enum):
 class EnvConfig:
     """How the environment is seen and acted on."""
 
-    action_repeat: int | None = None  # env frames an action is held; null: PlaNet's for the task
-    frame_stack: int = 3
-    image_size: int = 64  # pixels, height and width
-    render: Render = Render.fast
+    action_repeat: int | None = option(None, "env frames an action is held; null: PlaNet's for the task")
+    frame_stack: int = option(3, "frames in an observation")
+    image_size: int = option(64, "height and width in pixels, a multiple of 16")
+    render: Render = option(Render.fast, "fast: no shadows; faithful: as dm_control draws")
 
 
 @dataclass
 class ObjectiveConfig:
     """The world model's objective (config group `objective`)."""
 
-    name: str = "gje_conditional"
-    marginal_weight: float = 1.0
-    stop_gradient: bool = False
-    resolution: float | None = 0.35  # finest error of a prediction that counts, in units of the embedding
+    name: str = option("gje_conditional", "set by the group: objective=gje_conditional")
+    marginal_weight: float = option(1.0, "weight of the Gaussian marginal term")
+    stop_gradient: bool = option(False, "hold the targets fixed")
+    resolution: float | None = option(0.35, "finest error of a prediction that counts, in embedding units")
 
 
 @dataclass
 class BeliefConfig:
     """The world model's belief (config group `belief`)."""
 
-    name: str = "diagonal"
+    name: str = option("diagonal", "set by the group: belief=diagonal")
 
 
 @dataclass
 class EvaluationConfig:
     """Evaluation without exploration, on episodes with fixed seeds."""
 
-    every: int = 20_000  # env frames
-    episodes: int = 10
+    every: int = option(20_000, "env frames between evaluations")
+    episodes: int = option(10, "episodes of an evaluation")
 
 
 @dataclass
 class TrainConfig:
     """Options of `gje-train`. All counts of steps and frames are env frames unless they say otherwise."""
 
-    task: str = "dmc/cartpole-swingup"
-    steps: int = 100_000  # env frames
-    seed: int = 1
-    run_dir: str | None = None  # null: runs/<task>/<objective>-seed<seed>
-    device: str = "auto"
-    precision: Precision = Precision.auto
-    threads: int | None = None  # CPU threads; null: all cores
-    prefill: int = 4_000  # env frames of random actions before learning begins
-    batch_size: int = 128  # sequences
-    updates_per_step: int = 1  # gradient steps an agent step
-    replay_capacity: int | None = None  # frames kept, in agent steps; null: the whole run
-    log_every: int = 25  # agent steps
-    checkpoint_every: int = 5_000  # env frames
-    env: EnvConfig = field(default_factory=EnvConfig)
-    world: WorldModelConfig = field(default_factory=WorldModelConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    belief: BeliefConfig = field(default_factory=BeliefConfig)
-    agent: AgentConfig = field(default_factory=AgentConfig)
-    planner: PlannerConfig = field(default_factory=PlannerConfig)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    task: str = option("dmc/cartpole-swingup", "dmc/<domain>-<task> or gym/<id>")
+    steps: int = option(100_000, "env frames of the whole run")
+    seed: int = option(1, "of everything random in the run")
+    run_dir: str | None = option(None, "where all is written; null: runs/<task>/<objective>-seed<seed>")
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
+    precision: Precision = option(Precision.auto, "of the networks; auto: bfloat16 where the hardware has it")
+    threads: int | None = option(None, "CPU threads; null: all cores")
+    prefill: int = option(4_000, "env frames of random actions before learning begins")
+    batch_size: int = option(128, "sequences an update learns from")
+    updates_per_step: int = option(1, "gradient steps an agent step")
+    replay_capacity: int | None = option(None, "agent steps kept; null: the whole run")
+    log_every: int = option(25, "agent steps between rows of training metrics")
+    checkpoint_every: int = option(5_000, "env frames between checkpoints")
+    env: EnvConfig = group(EnvConfig)
+    world: WorldModelConfig = group(WorldModelConfig)
+    objective: ObjectiveConfig = group(ObjectiveConfig)
+    belief: BeliefConfig = group(BeliefConfig)
+    agent: AgentConfig = group(AgentConfig)
+    planner: PlannerConfig = group(PlannerConfig)
+    evaluation: EvaluationConfig = group(EvaluationConfig)
 
 
 # What may differ when a run goes on: none of it changes what has been learnt so far.
-CHANGEABLE = ("steps", "run_dir", "device", "threads", "checkpoint_every", "log_every", "evaluation")
+CHANGEABLE = ("steps", "run_dir", "device", "threads", "log_every", "evaluation")
 
 # Smallest sensible value of each number that is not free to be zero or below.
 _AT_LEAST_ONE = (
@@ -117,21 +120,9 @@ def run_path(config: TrainConfig) -> Path:
     return Path("runs") / config.task.replace("/", "-") / f"{config.objective.name}-seed{config.seed}"
 
 
-def option(config: TrainConfig, name: str):
+def value_of(config: TrainConfig, name: str) -> Any:
     """Value of a dotted option."""
-    value = config
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value
-
-
-def plain(config) -> dict:
-    """The configuration as nested plain values."""
-    values = {f.name: getattr(config, f.name) for f in fields(config)}
-    return {
-        name: plain(value) if is_dataclass(value) else value.value if isinstance(value, Enum) else value
-        for name, value in values.items()
-    }
+    return functools.reduce(getattr, name.split("."), config)
 
 
 def check(config: TrainConfig) -> None:
@@ -146,40 +137,19 @@ def check(config: TrainConfig) -> None:
         (_POSITIVE, 1e-12, "above 0"),
     ):
         for name in names:
-            value = option(config, name)
-            if value is not None and not value >= low:
-                raise ConfigError(f"{name}={value} must be {words}")
-    planner = config.planner
+            value = value_of(config, name)
+            _require(value is None or value >= low, name, value, words)
+    agent, planner, size = config.agent, config.planner, config.env.image_size
+    _require(size % 16 == 0, "env.image_size", size, "a multiple of 16, which the encoder halves four times")
+    _require(agent.bins >= 2, "agent.bins", agent.bins, "at least 2")
+    _require(agent.shift < size, "agent.shift", agent.shift, f"below env.image_size={size}")
     _require(
-        config.objective.name in OBJECTIVES,
-        "objective.name",
-        config.objective.name,
-        f"one of {', '.join(OBJECTIVES)}",
+        agent.discount is None or 0 < agent.discount < 1,
+        "agent.discount",
+        agent.discount,
+        "between 0 and 1, or null",
     )
-    _require(config.belief.name in HEADS, "belief.name", config.belief.name, f"one of {', '.join(HEADS)}")
-    if OBJECTIVES[config.objective.name].needs_density and config.belief.name == "point":
-        raise ConfigError(
-            f"belief=point has no density, which objective={config.objective.name} needs; use belief=diagonal"
-        )
-    if config.world.simplicial:
-        _require(
-            config.belief.name == "point", "belief", config.belief.name, "point where world.simplicial=true"
-        )
-        _require(
-            config.world.dim % 8 == 0,
-            "world.dim",
-            config.world.dim,
-            "a multiple of 8 where world.simplicial=true",
-        )
-    elif (
-        config.objective.marginal_weight > 0
-        and config.batch_size * (config.agent.horizon + 1) <= config.world.dim
-    ):
-        raise ConfigError(
-            f"batch_size={config.batch_size} gives {config.batch_size * (config.agent.horizon + 1)} embeddings an "
-            f"update: the marginal term needs more than world.dim={config.world.dim}"
-        )
-    _require(config.env.image_size % 16 == 0, "env.image_size", config.env.image_size, "a multiple of 16")
+    _require(agent.target_rate <= 1, "agent.target_rate", agent.target_rate, "at most 1")
     _require(
         planner.policy_candidates < planner.candidates,
         "planner.policy_candidates",
@@ -199,9 +169,33 @@ def check(config: TrainConfig) -> None:
         f"at most planner.max_std={planner.max_std}",
     )
     _require(planner.cvar_share <= 1, "planner.cvar_share", planner.cvar_share, "at most 1")
-    discount = config.agent.discount
-    _require(discount is None or 0 < discount < 1, "agent.discount", discount, "between 0 and 1, or null")
-    _require(config.agent.target_rate <= 1, "agent.target_rate", config.agent.target_rate, "at most 1")
+    _check_objective(config)
+
+
+def _check_objective(config: TrainConfig) -> None:
+    """Refuses objectives and beliefs that are unknown or do not fit together."""
+    objective, belief, dim = config.objective, config.belief.name, config.world.dim
+    _require(objective.name in OBJECTIVES, "objective", objective.name, f"one of {', '.join(OBJECTIVES)}")
+    _require(belief in HEADS, "belief", belief, f"one of {', '.join(HEADS)}")
+    if OBJECTIVES[objective.name].needs_density and belief == "point":
+        raise ConfigError(
+            f"belief=point has no density, which objective={objective.name} needs; use belief=diagonal"
+        )
+    _require(
+        objective.resolution is None or objective.resolution >= 0,
+        "objective.resolution",
+        objective.resolution,
+        "at least 0, or null",
+    )
+    if config.world.simplicial:
+        _require(belief == "point", "belief", belief, "point where world.simplicial=true")
+        _require(dim % 8 == 0, "world.dim", dim, "a multiple of 8 where world.simplicial=true")
+    embeddings = config.batch_size * (config.agent.horizon + 1)
+    if objective.marginal_weight > 0 and embeddings <= dim:
+        raise ConfigError(
+            f"batch_size={config.batch_size} gives {embeddings} embeddings an update; "
+            f"the marginal term needs more than world.dim={dim}"
+        )
 
 
 def check_against_episode(config: TrainConfig, episode_steps: int | None) -> None:
@@ -214,13 +208,13 @@ def check_against_episode(config: TrainConfig, episode_steps: int | None) -> Non
         return
     for name in ("agent.horizon", "planner.horizon"):
         _require(
-            option(config, name) <= episode_steps,
+            value_of(config, name) <= episode_steps,
             name,
-            option(config, name),
+            value_of(config, name),
             f"at most the {episode_steps} agent steps of an episode of {config.task}",
         )
 
 
-def _require(holds: bool, name: str, value, right: str) -> None:
+def _require(holds: bool, name: str, value: Any, right: str) -> None:
     if not holds:
         raise ConfigError(f"{name}={value} must be {right}")

@@ -10,18 +10,25 @@ from omegaconf import MISSING
 
 from agents.command import run_command
 from agents.config import ConfigError
+from gje_world.options import option
+
+ABOUT = """
+gje-evaluate: play episodes with a trained agent; print returns, state probe and calibration.
+
+  gje-evaluate run_dir=runs/dmc-cartpole-swingup/gje_conditional-seed1 episodes=20 film=film.mp4
+"""
 
 
 @dataclass
 class EvaluateConfig:
     """Options of `gje-evaluate`."""
 
-    run_dir: str = MISSING  # a directory that gje-train wrote
-    checkpoint: str | None = None  # one of its checkpoints; null: the newest
-    episodes: int = 10
-    seed: int = 0  # of the first episode; those of training and of its evaluations are far from it
-    film: str | None = None  # where to write a film of the first episode (.mp4)
-    device: str = "auto"
+    run_dir: str = option(MISSING, "a directory that gje-train wrote")
+    checkpoint: str | None = option(None, "one of its checkpoints; null: the newest")
+    episodes: int = option(10, "episodes played")
+    seed: int = option(0, "seed of the first episode; those of training and its evaluations are far from it")
+    film: str | None = option(None, "where to write a film of the first episode (.mp4)")
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
 
 
 def evaluate(config: EvaluateConfig) -> None:
@@ -64,7 +71,7 @@ def evaluate(config: EvaluateConfig) -> None:
 
 def main() -> None:
     """Entry point of `gje-evaluate`."""
-    sys.exit(run_command("evaluate", EvaluateConfig, evaluate))
+    sys.exit(run_command("evaluate", EvaluateConfig, evaluate, ABOUT))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import gymnasium
 import numpy as np
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from agents.agent import discount_for
-from agents.building import load_weights, make_agent, make_env
-from agents.config import TrainConfig, check_against_episode
+from agents.building import load_weights, make_agent
+from agents.config import TrainConfig
 from agents.evaluation import film_episode, play, summarise
 from agents.replay import Replay
 from gje_world.plots.report import write_report
@@ -42,18 +42,23 @@ class Online:
     Arguments:
         config: checked by `agents.config.check` first.
         run: the run directory, open.
-        env: used in place of the one `config.task` names.
+        env: where the agent learns.
+        make_env: makes another one of the same kind, for evaluation.
     """
 
-    def __init__(self, config: TrainConfig, run: RunDirectory, env: gymnasium.Env | None = None):
-        self.config, self.run = config, run
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: RunDirectory,
+        env: gymnasium.Env,
+        make_env: Callable[[], gymnasium.Env],
+    ):
+        self.config, self.run, self.env, self.make_env = config, run, env, make_env
         keep_freed_memory()
         set_threads(config.threads)
-        self.env = env if env is not None else make_env(config)
         self.repeat: int = self.env.get_wrapper_attr("action_repeat")
         self.episode_steps: int | None = self.env.get_wrapper_attr("max_episode_steps")
         self.state_names: tuple[str, ...] = self.env.get_wrapper_attr("state_names")
-        check_against_episode(config, self.episode_steps)
         self.evaluation_envs: list[gymnasium.Env] = []
 
         torch.manual_seed(config.seed)
@@ -63,16 +68,14 @@ class Online:
         discount = config.agent.discount or discount_for(self.episode_steps or 1000)
         self.agent = make_agent(config, action_dim, discount)
         size = config.env.image_size
-        # an episode of L steps takes L + 1 slots; one of unknown length is at least a step long
-        slots = config.steps // self.repeat
-        slots += slots // (self.episode_steps or 1) + 2
-        saved_every = config.checkpoint_every // self.repeat
+        if config.replay_capacity is None:
+            capacity, slack = self.slots_for(config.steps), 0
+        else:
+            capacity, slack = config.replay_capacity, self.slots_for(config.checkpoint_every)
         self.replay = Replay(
             run.path / "replay",
-            min(config.replay_capacity or slots, slots),
-            0
-            if config.replay_capacity is None
-            else saved_every + saved_every // (self.episode_steps or 1) + 2,
+            capacity,
+            slack,
             (3, size, size),
             action_dim,
             config.env.frame_stack,
@@ -131,6 +134,11 @@ class Online:
                     progress.announce(f"stopped by {stop.signal}; saved {path}; the same command goes on")
                     break
         write_report(self.run.path, running=self.step < c.steps)
+
+    def slots_for(self, frames: int) -> int:
+        """Replay slots that so many env frames can take: an episode of L agent steps takes L + 1."""
+        steps = frames // self.repeat + 1
+        return steps + steps // (self.episode_steps or 1) + 2
 
     def due(self, every: int) -> bool:
         """Whether the last agent step crossed a multiple of `every` env frames."""
@@ -220,7 +228,7 @@ class Online:
         """
         c = self.config
         while len(self.evaluation_envs) < c.evaluation.episodes:
-            self.evaluation_envs.append(make_env(c))
+            self.evaluation_envs.append(self.make_env())
         seeds = [self.episode_seed(EPISODE_SEEDS - 1 - i) for i in range(c.evaluation.episodes)]
         warm_start = self.agent.planner.warm_start
         with torch.random.fork_rng():

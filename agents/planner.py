@@ -10,6 +10,8 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+from gje_world.options import option
+
 
 class Method(Enum):
     mppi = "mppi"
@@ -26,19 +28,19 @@ class Risk(Enum):
 class PlannerConfig:
     """How a decision is made."""
 
-    method: Method = Method.mppi  # mppi weighs elites by their score; cem weighs them equally
-    horizon: int = 3  # agent steps looked ahead before the critics take over
-    candidates: int = 256  # action sequences sampled an iteration
-    policy_candidates: int = 24  # of them, sequences proposed by the policy prior
-    elites: int = 32
-    iterations: int = 4
-    particles: int = 2  # futures sampled from the beliefs for each candidate
-    temperature: float = 0.5  # MPPI: higher is greedier
-    min_std: float = 0.05  # bounds on the standard deviation of sampled actions, in action units
-    max_std: float = 2.0
-    risk: Risk = Risk.mean  # how the particles' returns become one score
-    kappa: float = 0.0  # risk=mean_std: score = mean + kappa * std; negative avoids uncertain futures
-    cvar_share: float = 0.25  # risk=cvar: mean of this share of the worst returns
+    method: Method = option(Method.mppi, "mppi weighs elites by their score; cem weighs them equally")
+    horizon: int = option(3, "agent steps looked ahead before the critics take over")
+    candidates: int = option(256, "action sequences sampled an iteration")
+    policy_candidates: int = option(24, "of them, sequences proposed by the policy prior")
+    elites: int = option(32, "best candidates that shape the next iteration")
+    iterations: int = option(4, "rounds of sampling")
+    particles: int = option(2, "futures sampled from the beliefs for each candidate")
+    temperature: float = option(0.5, "MPPI: higher is greedier")
+    min_std: float = option(0.05, "smallest standard deviation of sampled actions, in action units")
+    max_std: float = option(2.0, "largest standard deviation of sampled actions")
+    risk: Risk = option(Risk.mean, "how the particles' returns become one score")
+    kappa: float = option(0.0, "risk=mean_std: score = mean + kappa * std; negative avoids uncertain futures")
+    cvar_share: float = option(0.25, "risk=cvar: mean of this share of the worst returns")
 
 
 def score_returns(returns: Tensor, config: PlannerConfig) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,7 +39,7 @@ class Replay:
     back to a checkpoint no more than `slack` slots old finds all that was sampled then still in place.
 
     Arguments:
-        folder: where the maps live; existing ones are reopened.
+        folder: where the maps live; existing ones are reopened, and grow if the capacity has grown.
         capacity, slack: in slots.
         frame_shape: `(C, H, W)` of a single frame.
         action_dim: `A`.
@@ -45,7 +47,6 @@ class Replay:
 
     Raises:
         DiskSpaceError: the disk has not enough room.
-        ValueError: the maps on disk are of another size.
     """
 
     def __init__(
@@ -61,31 +62,22 @@ class Replay:
         self.slots = capacity + slack
         self.count = 0  # slots ever written
         self.episode = -1  # index of the episode being written
-        fields = {
-            "frame": (np.uint8, frame_shape),
-            "action": (np.float32, (action_dim,)),
-            "reward": (np.float32, ()),
-            "terminated": (np.bool_, ()),
-            "episode": (np.int32, ()),
-            "first": (np.int64, ()),  # count at which the slot's episode began
-        }
+        self.first = 0  # count at which it began
         folder.mkdir(parents=True, exist_ok=True)
-        missing = [name for name in fields if not (folder / f"{name}.npy").exists()]
-        require_disk(folder, self.disk_bytes(self.slots, frame_shape, action_dim) if missing else 0, "replay")
-        self.maps: dict[str, np.memmap] = {}
-        for name, (dtype, shape) in fields.items():
-            path, shape = folder / f"{name}.npy", (self.slots, *shape)
-            if name in missing:
-                self.maps[name] = np.lib.format.open_memmap(path, "w+", dtype, shape)
-            else:
-                self.maps[name] = np.load(path, mmap_mode="r+")
-            if self.maps[name].shape != shape:
-                raise ValueError(f"{path} holds {self.maps[name].shape}, this run needs {shape}")
+        maps = {
+            folder / f"{name}.bin": (dtype, (self.slots, *shape))
+            for name, (dtype, shape) in _fields(frame_shape, action_dim).items()
+        }
+        present = sum(path.stat().st_size for path in maps if path.exists())
+        self.bytes = self.disk_bytes(self.slots, frame_shape, action_dim)
+        require_disk(folder, max(0, self.bytes - present), "the replay")
+        self.maps = {path.stem: _open_map(path, dtype, shape) for path, (dtype, shape) in maps.items()}
 
     @staticmethod
     def disk_bytes(slots: int, frame_shape: tuple[int, int, int], action_dim: int) -> int:
         """Bytes on disk that `slots` slots take."""
-        return slots * (int(np.prod(frame_shape)) + 4 * action_dim + 4 + 1 + 4 + 8)
+        fields = _fields(frame_shape, action_dim).values()
+        return slots * sum(np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in fields)
 
     def __len__(self) -> int:
         return min(self.count, self.capacity)
@@ -170,3 +162,30 @@ class Replay:
     def load_state(self, state: dict[str, int]) -> None:
         """Go back to a position that `state` gave."""
         self.count, self.episode, self.first = state["count"], state["episode"], state["first"]
+
+
+def _fields(frame_shape: tuple[int, int, int], action_dim: int) -> dict[str, tuple[type, tuple[int, ...]]]:
+    """Name, dtype and shape of what a slot holds."""
+    return {
+        "frame": (np.uint8, frame_shape),
+        "action": (np.float32, (action_dim,)),
+        "reward": (np.float32, ()),
+        "terminated": (np.bool_, ()),
+        "episode": (np.int32, ()),
+        "first": (np.int64, ()),  # count at which the slot's episode began
+    }
+
+
+def _open_map(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
+    """A map of `shape` on the file `path`, which keeps what it holds and grows where it is too short.
+
+    The disk's blocks are taken now: a map that meets a full disk when written kills the process.
+    """
+    size = np.dtype(dtype).itemsize * math.prod(shape)
+    with path.open("ab") as file:
+        if file.tell() < size:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+    return np.memmap(path, dtype, "r+", shape=shape)

@@ -1,7 +1,7 @@
 """Gathers finished runs into results/: their learning curves as CSV, and the figure drawn from it.
 
-    python benchmarks/collect.py runs/dmc-*/*        # adds or replaces these runs in the CSV, redraws the figure
-    python benchmarks/collect.py                     # only redraws the figure
+    python benchmarks/collect.py runs/dmc-*/*    # adds or replaces these runs, redraws the figure
+    python benchmarks/collect.py                 # only redraws the figure
 
 Every row carries the command, commit and machine that the run itself recorded when it began.
 """

@@ -22,9 +22,11 @@ import torch
 from measure import in_own_process, parser, write_csv
 
 import envs
-from agents.config import CHANGEABLE, TrainConfig, check, plain
+from agents.building import make_env
+from agents.config import CHANGEABLE, TrainConfig, check
 from agents.online import Online
 from agents.replay import Replay
+from gje_world.options import plain_value
 from gje_world.training.run_directory import RunDirectory
 
 RUN_FRAMES = 100_000  # env frames
@@ -52,8 +54,8 @@ def run_loop(task: str, steps: int, threads: int | None) -> Measured:
         config.steps = (settled + math.ceil(steps / config.log_every) * config.log_every) * repeat
         config.evaluation.every = config.steps
         check(config)
-        with RunDirectory.open(Path(config.run_dir), plain(config), changeable=CHANGEABLE) as run:
-            online = Online(config, run)
+        with RunDirectory.open(Path(config.run_dir), plain_value(config), changeable=CHANGEABLE) as run:
+            online = Online(config, run, make_env(config), lambda: make_env(config))
             online.train()
             rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     times = {row["step"] // repeat: row["time"] for row in rows if row["kind"] == "train"}

@@ -114,9 +114,8 @@ def main() -> None:
             embedded = torch.cat([world.embed(part.to(device)) for part in obs.split(256)])
     r2 = linear_probe_r2(embedded[train], states[train], embedded[~train], states[~train])
     gauges = {name: round(float(value), 2) for name, value in collapse_gauges(embedded).items()}
-    print(
-        f"{options.task}: {options.updates} updates in {seconds:.0f} s, nll {float(nll.detach()):.3f}, {gauges}"
-    )
+    likelihood = f"nll {float(nll.detach()):.3f}"
+    print(f"{options.task}: {options.updates} updates in {seconds:.0f} s, {likelihood}, {gauges}")
     for name, value in zip(names, r2.tolist(), strict=True):
         print(f"  {name:<16} {value:6.3f}")
     print(f"  {'mean':<16} {float(r2.nanmean()):6.3f}")

@@ -9,16 +9,19 @@ from torch import Tensor, nn
 
 from gje_world.beliefs import Belief, make_head
 from gje_world.networks import ConvEncoder, mlp, simplicial
+from gje_world.options import option
 
 
 @dataclass
 class WorldModelConfig:
     """Size and kind of the world model."""
 
-    dim: int = 64  # embedding dimension D
-    hidden: int = 256  # width of the dynamics
-    encoder_width: int = 32  # channels of the encoder's first convolutions
-    simplicial: bool = False  # embeddings on simplices (groups of 8), as the consistency ablation needs
+    dim: int = option(64, "embedding dimension D")
+    hidden: int = option(256, "width of the dynamics")
+    encoder_width: int = option(32, "channels of the encoder's first convolutions")
+    simplicial: bool = option(
+        False, "embeddings on simplices (groups of 8), as the consistency ablation needs"
+    )
 
 
 class WorldModel(nn.Module):

@@ -130,8 +130,9 @@ class _Strips:
     @staticmethod
     def _strip(axes: Axes, label: str, color: str, values: npt.NDArray[np.float64], done: bool) -> None:
         steps = np.arange(len(values))
+        values = np.where(np.isfinite(values), values, np.nan)  # a gap in the curve
         top = float(np.nanmax(values, initial=0.0)) or 1.0
-        bottom = min(0.0, float(np.nanmin(values, initial=0.0)))
+        bottom = float(np.nanmin(values, initial=0.0))
         axes.plot(steps, values, color=color, linewidth=1.3 if done else 1.0, alpha=1.0 if done else 0.3)
         if done:
             axes.fill_between(steps, values, color=color, alpha=0.15, linewidth=0)

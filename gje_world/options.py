@@ -1,0 +1,37 @@
+"""Options: fields of a configuration dataclass that carry their line of help."""
+
+from __future__ import annotations
+
+from dataclasses import field, fields, is_dataclass
+from enum import Enum
+from typing import Any
+
+
+def option(default: Any, help: str) -> Any:
+    """A dataclass field with a default and a line of help."""
+    return field(default=default, metadata={"help": help})
+
+
+def group(factory: type) -> Any:
+    """A dataclass field that is itself a configuration dataclass, with its own defaults."""
+    return field(default_factory=factory)
+
+
+def plain_value(value: Any) -> Any:
+    """A configuration as nested plain values: dataclasses become dicts, enums their values."""
+    if is_dataclass(value):
+        return {f.name: plain_value(getattr(value, f.name)) for f in fields(value)}
+    return value.value if isinstance(value, Enum) else value
+
+
+def described(config: Any, prefix: str = "") -> list[tuple[str, str, str]]:
+    """Dotted name, value and line of help of every option of a configuration, groups after single ones."""
+    single, nested = [], []
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if is_dataclass(value):
+            nested += described(value, f"{prefix}{f.name}.")
+        else:
+            shown = "null" if value is None else str(plain_value(value))
+            single.append((f"{prefix}{f.name}", shown, f.metadata.get("help", "")))
+    return single + nested
