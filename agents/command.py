@@ -13,8 +13,13 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 import configs
 from agents.config import ConfigError
@@ -44,19 +49,15 @@ def run_command(name: str, schema: type, work: Callable[[Any], int | None], abou
     # Hydra's own report of an error runs over many lines; raised, it can be put in one
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     ConfigStore.instance().store(name=f"{name}_schema", node=schema)
-    status = 0
-
-    def task(config: Any) -> None:
-        nonlocal status
-        status = work(OmegaConf.to_object(config)) or 0
-
+    composed: list[Any] = []
     try:
-        hydra.main(version_base=None, config_path="pkg://configs", config_name=name)(task)()
+        # the work is not done inside Hydra's job, which would print a report of its own before any error
+        hydra.main(version_base=None, config_path="pkg://configs", config_name=name)(composed.append)()
+        return work(OmegaConf.to_object(composed[0])) or 0
     except (HydraException, OmegaConfBaseException) as error:
         return fail(explain(error, schema()))
     except USER_ERRORS as error:
         return fail(str(error))
-    return status
 
 
 def fail(message: str) -> int:
@@ -89,22 +90,20 @@ def groups_of(config: Any) -> dict[str, list[str]]:
 
 def explain(error: BaseException, config: Any) -> str:
     """What is wrong with what was asked, with the nearest names where one is unknown."""
-    causes: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None:
-        causes.append(cause)
-        cause = cause.__cause__
-    for found in causes:
-        if isinstance(found, ConfigKeyError) and found.full_key:
-            names = [name for name, _, _ in described(config)]
-            return f"unknown option {found.full_key!r}{nearest(found.full_key, names)}"
-    message = str(error)
     for name, choices in groups_of(config).items():
-        asked = next((a.partition("=")[2] for a in sys.argv[1:] if a.startswith(f"{name}=")), None)
-        if asked is not None and asked not in choices and f"{name}/{asked}" in message:
-            return f"{name}={asked} must be one of {', '.join(choices)}"
-    noise = ("full_key", "object_type", "reference_type", "To append", "Set the environment")
-    return " ".join(line for line in message.splitlines() if not line.strip().startswith(noise))
+        asked = [argument.partition("=")[2] for argument in sys.argv if argument.startswith(f"{name}=")]
+        if asked and asked[-1] not in choices:
+            return f"{name}={asked[-1]} must be one of {', '.join(choices)}"
+    while error.__cause__ is not None:
+        error = error.__cause__
+    key = getattr(error, "full_key", None)
+    if isinstance(error, ConfigAttributeError | ConfigKeyError) and key:
+        return f"unknown option {key!r}{nearest(key, [name for name, _, _ in described(config)])}"
+    if isinstance(error, MissingMandatoryValue):
+        missing = [name for name, value, _ in described(config) if value == MISSING]
+        return f"{', '.join(missing)} must be given; see --help"
+    reason = str(error).partition("\n")[0]
+    return f"{key}: {reason}" if key else reason
 
 
 def nearest(word: str, words: list[str]) -> str:

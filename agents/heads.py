@@ -41,7 +41,8 @@ class TwoHot(nn.Module):
         position = (
             (symlog(value).clamp(-self.bound, self.bound) + self.bound) * (self.bins - 1) / (2 * self.bound)
         )
-        low = position.floor().clamp(max=self.bins - 2)
+        # a NaN goes to some bin and stays NaN in the shares: it is the loss that must tell of it
+        low = position.floor().clamp(max=self.bins - 2).nan_to_num()
         share = (position - low).unsqueeze(-1)
         low = low.long().unsqueeze(-1)
         probabilities = torch.zeros(*value.shape, self.bins, device=value.device)

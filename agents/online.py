@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 
 import gymnasium
@@ -29,15 +30,28 @@ EPISODE_SEEDS = 1_000_000  # training episodes of one seed; those of evaluation 
 CENTRING_FRAMES = 1_000  # random-policy observations that set the encoder's mean frame
 
 
-class NonFiniteLossError(RuntimeError):
-    """A term of the loss is NaN or infinite; the message names it and the state that was kept."""
+class NonFiniteError(RuntimeError):
+    """A reward or a term of the loss is NaN or infinite; the message names it and the state that was kept."""
+
+
+# Attributes of `Online` that a checkpoint holds as they are.
+PROGRESS = (
+    "step",
+    "updates",
+    "in_episode",
+    "episode_return",
+    "episode_actions",
+    "episode_uncertainty",
+    "sums",
+    "counts",
+)
 
 
 class Online:
     """One run: an agent, its environment, its replay and its run directory.
 
     The state of the environment is in no checkpoint: each episode has its own seed, and a resumed run lives
-    the episode it was in again, from that seed and the actions in replay.
+    the episode it was in again, from that seed and the actions it had taken.
 
     Arguments:
         config: checked by `agents.config.check` first.
@@ -84,6 +98,7 @@ class Online:
         self.updates = 0
         self.in_episode = False
         self.episode_return = 0.0
+        self.episode_actions: list[Tensor] = []  # of the episode being lived
         self.episode_uncertainty: list[float] = []
         self.sums: dict[str, Tensor] = {}  # training metrics since the last row
         self.counts: dict[str, int] = {}
@@ -98,7 +113,7 @@ class Online:
             stop: where its `requested` turns true, the run saves and returns.
 
         Raises:
-            NonFiniteLossError: a loss is NaN or infinite; the last checkpoint is from before that.
+            NonFiniteError: a loss is NaN or infinite; the last checkpoint is from before that.
             RunDirectoryError: the checkpoint does not fit this run.
         """
         c = self.config
@@ -133,7 +148,7 @@ class Online:
                     path = self.save()
                     progress.announce(f"stopped by {stop.signal}; saved {path}; the same command goes on")
                     break
-        write_report(self.run.path, running=self.step < c.steps)
+        write_report(self.run.path, running=False)
 
     def slots_for(self, frames: int) -> int:
         """Replay slots that so many env frames can take: an episode of L agent steps takes L + 1."""
@@ -150,7 +165,8 @@ class Online:
             obs, _ = self.env.reset(seed=self.episode_seed(self.replay.episode + 1))
             self.replay.start(obs[-3:])
             self.agent.reset()
-            self.in_episode, self.episode_return, self.episode_uncertainty = True, 0.0, []
+            self.in_episode, self.episode_return = True, 0.0
+            self.episode_actions, self.episode_uncertainty = [], []
         if self.step < self.config.prefill:
             low, high = self.env.action_space.low, self.env.action_space.high  # type: ignore[attr-defined]
             action = self.generator.uniform(low, high).astype(np.float32)
@@ -161,6 +177,9 @@ class Online:
             action = chosen[0].cpu().numpy()
             self.episode_uncertainty.append(uncertainty.item())
         obs, reward, terminated, truncated, _ = self.env.step(action)
+        if not math.isfinite(reward):
+            raise self.not_finite(f"the reward of {self.config.task} ({reward})")
+        self.episode_actions.append(torch.from_numpy(action))
         self.replay.add(obs[-3:], action, float(reward), terminated)
         self.episode_return += float(reward)
         self.step += self.repeat
@@ -205,11 +224,13 @@ class Online:
         """Stop before a loss that is not finite reaches a checkpoint."""
         broken = [name for name, total in self.sums.items() if not torch.isfinite(total)]
         if broken:
-            kept = self.run.checkpoints.paths()
-            raise NonFiniteLossError(
-                f"{', '.join(broken)} not finite near step {self.step}; "
-                + (f"the last good state is {kept[-1]}" if kept else "no checkpoint had been written yet")
-            )
+            raise self.not_finite(", ".join(broken))
+
+    def not_finite(self, what: str) -> NonFiniteError:
+        """The error that names what is not finite and the state to go back to."""
+        kept = self.run.checkpoints.paths()
+        state = f"the last good state is {kept[-1]}" if kept else "no checkpoint had been written yet"
+        return NonFiniteError(f"{what} not finite near step {self.step}; {state}")
 
     def episode_row(self) -> dict:
         row = {
@@ -261,13 +282,11 @@ class Online:
             "discount": self.agent.discount,
             "replay": self.replay.state(),
             "random": random_state.capture(replay=self.generator),
-            "progress": {name: getattr(self, name) for name in self.PROGRESS},
+            "progress": {name: getattr(self, name) for name in PROGRESS},
             "metrics_offset": self.log.offset,
             "elapsed": self.log.elapsed,
         }
         return self.run.checkpoints.save(self.step, state)
-
-    PROGRESS = ("step", "updates", "in_episode", "episode_return", "episode_uncertainty", "sums", "counts")
 
     def load(self) -> Mapping | None:
         """Take up the newest good checkpoint, if there is any, and return it."""
@@ -284,7 +303,7 @@ class Online:
         self.agent.planner.warm_start = None if warm_start is None else warm_start.to(self.agent.device)
         self.replay.load_state(state["replay"])
         random_state.restore(state["random"], replay=self.generator)
-        for name in self.PROGRESS:
+        for name in PROGRESS:
             setattr(self, name, state["progress"][name])
         self.sums = {name: total.to(self.agent.device) for name, total in self.sums.items()}
         logger.info("going on from %s", path)
@@ -293,8 +312,8 @@ class Online:
     def relive_episode(self) -> np.ndarray | None:
         """Bring the environment to where the checkpoint left it; None where it cannot be brought there."""
         obs, _ = self.env.reset(seed=self.episode_seed(self.replay.episode))
-        for action in self.replay.episode_actions():
-            obs, *_ = self.env.step(action)
+        for action in self.episode_actions:
+            obs, *_ = self.env.step(action.numpy())
         if np.array_equal(obs[-3:], self.replay.newest_frame()):
             return obs
         logger.warning("%s does not repeat an episode from its seed; a new episode begins", self.config.task)

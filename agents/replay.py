@@ -136,10 +136,6 @@ class Replay:
             torch.from_numpy(self.maps["terminated"][after].astype(np.float32)),
         )
 
-    def episode_actions(self) -> np.ndarray:
-        """Actions `[L, A]` taken so far in the episode being written: enough to live it again."""
-        return np.array(self.maps["action"][np.arange(self.first + 1, self.count) % self.slots])
-
     def newest_frame(self) -> np.ndarray:
         """The frame written last, uint8 `[C, H, W]`."""
         return np.array(self.maps["frame"][(self.count - 1) % self.slots])

@@ -10,7 +10,7 @@ import gymnasium
 from agents.building import make_env
 from agents.command import fail, run_command
 from agents.config import CHANGEABLE, TrainConfig, check, check_against_episode, run_path
-from agents.online import NonFiniteLossError, Online
+from agents.online import NonFiniteError, Online
 from gje_world.options import plain_value
 from gje_world.training.disk import format_bytes
 from gje_world.training.run_directory import RunDirectory
@@ -44,7 +44,7 @@ def train_agent(
 
     Raises:
         ConfigError, RunDirectoryError, CheckpointError, DiskSpaceError: before any work starts.
-        NonFiniteLossError: a loss is NaN or infinite.
+        NonFiniteError: a reward or a loss is NaN or infinite.
     """
     if run_dir is not None:
         config.run_dir = run_dir
@@ -70,7 +70,7 @@ def train(config: TrainConfig) -> int:
     """The command's work; its exit status."""
     try:
         run = train_agent(config)
-    except NonFiniteLossError as error:
+    except NonFiniteError as error:
         fail(str(error))
         return 1
     print(f"report: {run.report}")

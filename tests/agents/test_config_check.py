@@ -5,7 +5,8 @@ from dataclasses import fields, is_dataclass
 
 import pytest
 
-from agents.config import ConfigError, TrainConfig, check, check_against_episode, option, plain, run_path
+from agents.config import ConfigError, TrainConfig, check, check_against_episode, run_path, value_of
+from gje_world.options import plain_value
 
 
 def changed(**options):
@@ -128,9 +129,9 @@ def test_what_can_be_left_out_may_be_zero(name):
     [
         (
             {"objective__name": "byol"},
-            "objective.name=byol must be one of gje_conditional, consistency",
+            "objective=byol must be one of gje_conditional, consistency",
         ),
-        ({"belief__name": "cauchy"}, "belief.name=cauchy must be one of diagonal, point"),
+        ({"belief__name": "cauchy"}, "belief=cauchy must be one of diagonal, point"),
         (
             {"belief__name": "point"},
             "belief=point has no density, .*gje_conditional needs; use belief=diagonal",
@@ -174,6 +175,7 @@ def test_options_that_do_not_go_together_are_refused(options, message):
             "objective__name": "consistency",
             "belief__name": "point",
             "world__simplicial": True,
+            "objective__marginal_weight": 0.0,
             "batch_size": 2,
         },
         {"agent__discount": 0.5},
@@ -205,9 +207,9 @@ def test_the_default_run_directory_tells_task_objective_and_seed():
 
 
 def test_a_plain_configuration_is_nested_plain_values():
-    values = plain(TrainConfig())
+    values = plain_value(TrainConfig())
     assert values["planner"]["risk"] == "mean"
-    assert values["agent"]["weights"]["reward"] == option(TrainConfig(), "agent.weights.reward")
+    assert values["agent"]["weights"]["reward"] == value_of(TrainConfig(), "agent.weights.reward")
 
     def leaves(value):
         return [leaf for v in value.values() for leaf in leaves(v)] if isinstance(value, dict) else [value]

@@ -123,14 +123,13 @@ def test_a_restart_within_the_slack_finds_all_that_a_checkpoint_could_sample(
         state = recorder.replay.state()
         recorder.replay.flush()
         before = recorder.replay.sample(np.random.default_rng(1), 64, 2)
-        actions, newest = recorder.replay.episode_actions(), recorder.replay.newest_frame()
+        newest = recorder.replay.newest_frame()
         for begins in later:  # lost when the run is killed
             recorder.write(begins)
         restarted = Replay(*recorder.arguments)
         restarted.load_state(state)
         assert restarted.state() == state
         assert same(restarted.sample(np.random.default_rng(1), 64, 2), before)
-        assert np.array_equal(restarted.episode_actions(), actions)
         assert np.array_equal(restarted.newest_frame(), newest)
 
 
@@ -181,14 +180,6 @@ def test_recent_frames_are_stacked_observations_spread_over_what_is_kept(tmp_pat
     assert newest[0, -1] == 34 - 20 + 2
     assert newest[-1, -1] == 33
     assert len(recorder.replay.recent_frames(1000)) == 18
-
-
-def test_episode_actions_are_those_of_the_episode_being_written(tmp_path):
-    recorder = filled(tmp_path, episodes=(5, 4))
-    expected = np.stack([slot.action for slot in recorder.slots[-3:]])
-    assert np.array_equal(recorder.replay.episode_actions(), expected)
-    recorder.write(begins=True)
-    assert recorder.replay.episode_actions().shape == (0, ACTION)
 
 
 def test_a_longer_replay_keeps_what_a_shorter_one_held(tmp_path):
