@@ -209,21 +209,21 @@ class Online:
                 self.sums[name] = self.sums.get(name, 0.0) + value
                 self.counts[name] = self.counts.get(name, 0) + 1
             self.updates += 1
+        self.require_finite()
 
     # ---- what is written ----
 
     def log_training(self, speed: float) -> None:
         """Log the means of the training metrics since the last such row."""
-        self.require_finite()
         if self.sums:
             row = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
             self.log.log("train", self.step, row | {"speed/agent_steps_per_second": speed})
         self.sums, self.counts = {}, {}
 
     def require_finite(self) -> None:
-        """Stop before a loss that is not finite reaches a checkpoint."""
-        broken = [name for name, total in self.sums.items() if not torch.isfinite(total)]
-        if broken:
+        """Stop before a loss that is not finite reaches the planner or a checkpoint."""
+        if self.sums and not torch.stack(list(self.sums.values())).isfinite().all():
+            broken = [name for name, total in self.sums.items() if not total.isfinite()]
             raise self.not_finite(", ".join(broken))
 
     def not_finite(self, what: str) -> NonFiniteError:
@@ -272,7 +272,6 @@ class Online:
 
     def save(self):
         """Write a checkpoint; the replay's maps are on the disk before it names their position."""
-        self.require_finite()
         self.replay.flush()
         state = {
             "agent": self.agent.state_dict(),

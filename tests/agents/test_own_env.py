@@ -105,9 +105,7 @@ def test_the_agent_acts_the_same_in_another_process(trained):
 
 
 def test_a_reward_that_is_not_finite_stops_the_run(tmp_path):
-    with pytest.raises(
-        NonFiniteError, match=r"the reward of my-dot \(nan\) not finite near step 0; no check"
-    ):
+    with pytest.raises(NonFiniteError, match=r"reward of my-dot \(nan\) not finite near step 0; no check"):
         train_agent(tiny(tmp_path / "run", "my-dot"), make=lambda: Dot(reward=float("nan")))
 
 
@@ -122,5 +120,5 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(t
         learn(self)
 
     monkeypatch.setattr(Online, "learn", explode)
-    with pytest.raises(NonFiniteError, match=r"loss/reward.*not finite near step 100; .*step_000000080"):
+    with pytest.raises(NonFiniteError, match=r"loss/reward.*not finite near step 95; .*step_000000080"):
         train_agent(config, make=Dot)
