@@ -12,7 +12,7 @@ import torch
 
 from gje_world.training import devices
 
-fork = multiprocessing.get_context("fork")
+fresh = multiprocessing.get_context("spawn")
 
 
 def test_a_device_that_is_not_there_is_named_with_those_that_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,8 +71,8 @@ def _faults(keep: bool, answer: Any) -> None:
 
 
 def _in_child(keep: bool) -> tuple[bool | None, int]:
-    answer = fork.SimpleQueue()
-    child = fork.Process(target=_faults, args=(keep, answer))
+    answer = fresh.SimpleQueue()
+    child = fresh.Process(target=_faults, args=(keep, answer))
     child.start()
     child.join(60)
     assert child.exitcode == 0
