@@ -4,6 +4,9 @@ import re
 from dataclasses import fields, is_dataclass
 
 import pytest
+from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
 
 from agents.config import ConfigError, TrainConfig, check, check_against_episode, run_path, value_of
 from gje_world.options import plain_value
@@ -215,3 +218,14 @@ def test_a_plain_configuration_is_nested_plain_values():
         return [leaf for v in value.values() for leaf in leaves(v)] if isinstance(value, dict) else [value]
 
     assert {type(leaf) for leaf in leaves(values)} <= {str, int, float, bool, type(None)}
+
+
+@pytest.mark.parametrize("preset", ["default", "debug"])
+@pytest.mark.parametrize("objective, belief", [("gje_conditional", "diagonal"), ("consistency", "point")])
+def test_every_preset_and_objective_composes_to_what_fits(preset, objective, belief):
+    ConfigStore.instance().store(name="train_schema", node=TrainConfig)
+    with initialize_config_module("configs", version_base=None):
+        config = OmegaConf.to_object(compose("train", [f"preset={preset}", f"objective={objective}"]))
+    check(config)
+    assert (config.objective.name, config.belief.name) == (objective, belief)
+    assert config.world.simplicial is (objective == "consistency")
