@@ -10,5 +10,6 @@
 from agents.agent import Agent, AgentConfig
 from agents.config import TrainConfig
 from agents.loading import load
+from agents.start import train_agent
 
-__all__ = ["Agent", "AgentConfig", "TrainConfig", "load"]
+__all__ = ["Agent", "AgentConfig", "TrainConfig", "load", "train_agent"]

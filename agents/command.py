@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import logging
 import os
 import sys
@@ -23,12 +24,16 @@ from omegaconf.errors import (
 
 import configs
 from agents.config import ConfigError
+from agents.replay import ReplayError
 from gje_world.options import described
 from gje_world.training.checkpoint import CheckpointError
 from gje_world.training.disk import DiskSpaceError
 from gje_world.training.run_directory import RunDirectoryError
 
-USER_ERRORS = (ConfigError, RunDirectoryError, CheckpointError, DiskSpaceError)
+USER_ERRORS = (ConfigError, RunDirectoryError, CheckpointError, DiskSpaceError, ReplayError)
+FLAGS = ("--cfg", "-c", "--resolve", "--package", "-p")  # those of Hydra's that show a configuration
+FULL = (errno.ENOSPC, errno.EDQUOT)
+INTERRUPTED = 130  # what shells expect after Ctrl-C
 GROUPS = ("preset", "objective", "belief")
 
 
@@ -38,11 +43,15 @@ def run_command(name: str, schema: type, work: Callable[[Any], int | None], abou
     Arguments:
         about: what the command does and examples of it, printed by `--help` above the options.
 
-    Returns the exit status: that of `work`, or 2 after a one-line error for a value that cannot work.
+    Returns the exit status: that of `work`, or after a one-line error 2 for what cannot work, 1 for a disk
+    that ran full, 130 for Ctrl-C. Any other exception is a bug and passes through.
     """
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(help_text(schema(), about))
         return 0
+    for argument in sys.argv[1:]:
+        if argument.startswith("-") and argument.partition("=")[0] not in FLAGS:
+            return fail(f"unknown flag {argument}; options are written name=value, --help lists them")
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     for package in ("agents", "envs", "gje_world"):
         logging.getLogger(package).setLevel(logging.INFO)
@@ -53,17 +62,28 @@ def run_command(name: str, schema: type, work: Callable[[Any], int | None], abou
     try:
         # the work is not done inside Hydra's job, which would print a report of its own before any error
         hydra.main(version_base=None, config_path="pkg://configs", config_name=name)(composed.append)()
-        return work(OmegaConf.to_object(composed[0])) or 0
+        # none where Hydra only showed the configuration; +name=value would add what the schema has not
+        asked = [OmegaConf.to_object(OmegaConf.merge(schema, config)) for config in composed]
     except (HydraException, OmegaConfBaseException) as error:
         return fail(explain(error, schema()))
+    except KeyboardInterrupt:
+        return fail("interrupted", INTERRUPTED)
+    try:
+        return max((work(config) or 0 for config in asked), default=0)
     except USER_ERRORS as error:
         return fail(str(error))
+    except KeyboardInterrupt:
+        return fail("interrupted; the same command goes on from the last checkpoint", INTERRUPTED)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        return fail(f"{error}; the same command goes on from the last checkpoint", 1)
 
 
-def fail(message: str) -> int:
+def fail(message: str, status: int = 2) -> int:
     """Print a one-line error; the exit status for it."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    return 2
+    return status
 
 
 def help_text(config: Any, about: str) -> str:
@@ -74,7 +94,9 @@ def help_text(config: Any, about: str) -> str:
         lines.append("Groups (group=choice):")
         lines += [f"  {name:<10} {', '.join(choices)}" for name, choices in groups.items()]
         lines.append("")
-    options = described(config)
+    options = [
+        (name, "(needed)" if value == MISSING else value, help) for name, value, help in described(config)
+    ]
     width = max(len(f"{name}={value}") for name, value, _ in options)
     lines.append("Options (name=default):")
     lines += [f"  {f'{name}={value}':<{width}}  {help}" for name, value, help in options]

@@ -95,6 +95,8 @@ class TrainConfig:
 # What may differ when a run goes on: none of it changes what has been learnt so far.
 CHANGEABLE = ("steps", "run_dir", "device", "threads", "log_every", "evaluation")
 
+LARGEST_SEED = 2**63 - 1  # that torch takes on every device
+
 # Smallest sensible value of each number that is not free to be zero or below.
 _AT_LEAST_ONE = (
     "steps", "batch_size", "updates_per_step", "replay_capacity", "log_every", "checkpoint_every", "threads",
@@ -169,6 +171,15 @@ def check(config: TrainConfig) -> None:
         f"at most planner.max_std={planner.max_std}",
     )
     _require(planner.cvar_share <= 1, "planner.cvar_share", planner.cvar_share, "at most 1")
+    shortest = 2 * agent.horizon + config.env.frame_stack
+    _require(
+        config.replay_capacity is None or config.replay_capacity >= shortest,
+        "replay_capacity",
+        config.replay_capacity,
+        f"at least {shortest}, so that sequences of agent.horizon={agent.horizon} fit, or null",
+    )
+    _require(config.run_dir != "", "run_dir", "", "a path, or null")
+    _require(config.seed <= LARGEST_SEED, "seed", config.seed, f"at most {LARGEST_SEED}")
     _check_objective(config)
 
 
@@ -213,6 +224,17 @@ def check_against_episode(config: TrainConfig, episode_steps: int | None) -> Non
             value_of(config, name),
             f"at most the {episode_steps} agent steps of an episode of {config.task}",
         )
+
+
+def check_prefill(config: TrainConfig, action_repeat: int) -> None:
+    """Refuses a prefill that leaves nothing to learn from when learning begins.
+
+    Raises:
+        ConfigError: it is shorter than a training sequence.
+    """
+    least = config.agent.horizon * action_repeat
+    right = f"at least {least} env frames, the {config.agent.horizon} agent steps of agent.horizon"
+    _require(config.prefill >= least, "prefill", config.prefill, right)
 
 
 def _require(holds: bool, name: str, value: Any, right: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from omegaconf import MISSING
 
 from agents.command import run_command
-from agents.config import ConfigError
+from agents.config import LARGEST_SEED, ConfigError
 from gje_world.options import option
 
 ABOUT = """
@@ -24,11 +25,30 @@ class EvaluateConfig:
     """Options of `gje-evaluate`."""
 
     run_dir: str = option(MISSING, "a directory that gje-train wrote")
+    task: str | None = option(None, "needed for a run of task=gym/<module>:<id>, to allow the import")
     checkpoint: str | None = option(None, "one of its checkpoints; null: the newest")
     episodes: int = option(10, "episodes played")
     seed: int = option(0, "seed of the first episode; those of training and its evaluations are far from it")
     film: str | None = option(None, "where to write a film of the first episode (.mp4)")
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
+
+
+def check(config: EvaluateConfig) -> None:
+    """Refuses what could only fail after the episodes are played.
+
+    Raises:
+        ConfigError: the first option found wrong.
+    """
+    if config.episodes < 1:
+        raise ConfigError(f"episodes={config.episodes} must be at least 1")
+    if not 0 <= config.seed <= LARGEST_SEED:
+        raise ConfigError(f"seed={config.seed} must be between 0 and {LARGEST_SEED}")
+    if config.film is not None:
+        film = Path(config.film)
+        if film.suffix != ".mp4":
+            raise ConfigError(f"film={film} must end in .mp4")
+        if not os.access(film.parent, os.W_OK):
+            raise ConfigError(f"film={film} must lie in a folder that can be written")
 
 
 def evaluate(config: EvaluateConfig) -> None:
@@ -42,11 +62,14 @@ def evaluate(config: EvaluateConfig) -> None:
     from agents.evaluation import film_episode, play, summarise
     from agents.loading import load, load_config
 
-    if config.episodes < 1:
-        raise ConfigError(f"episodes={config.episodes} must be at least 1")
-    if config.film is not None and Path(config.film).suffix != ".mp4":
-        raise ConfigError(f"film={config.film} must end in .mp4")
+    check(config)
     trained = load_config(config.run_dir)
+    if config.task not in (None, trained.task):
+        raise ConfigError(f"task={config.task} must be {trained.task}, as in {config.run_dir}, or null")
+    if ":" in trained.task and config.task is None:
+        raise ConfigError(
+            f"the run in {config.run_dir} imports code for its task; add task={trained.task} if you trust it"
+        )
     agent = load(config.run_dir, checkpoint=config.checkpoint, device=config.device)
     torch.manual_seed(config.seed)
     environments = [make_env(trained) for _ in range(config.episodes)]

@@ -13,6 +13,7 @@ from torch import Tensor
 from agents.agent import Agent
 from gje_world.evaluation import NOMINAL, linear_probe_r2, observed_coverage
 from gje_world.plots.film import write_film
+from gje_world.training.signals import Stop
 
 REAL_TIME = 50  # env frames a second at which a film plays
 
@@ -35,7 +36,11 @@ class Episode:
 
 @torch.no_grad()
 def play(
-    agent: Agent, envs: list[gymnasium.Env], seeds: list[int], max_steps: int | None, film: bool = True
+    agent: Agent,
+    envs: list[gymnasium.Env],
+    seeds: list[int],
+    max_steps: int | None,
+    stop: Stop | None = None,
 ) -> list[Episode]:
     """Play one episode in each environment at once, planning for all of them in one batch.
 
@@ -43,7 +48,12 @@ def play(
         envs: environments of one task.
         seeds: one an environment.
         max_steps: agent steps after which an episode that does not end by itself is stopped.
-        film: keep the frames of the first environment.
+        stop: looked at before each decision.
+
+    Returns the episodes, the first with its frames.
+
+    Raises:
+        Stopped: someone has asked to stop.
     """
     agent.reset()
     episodes = [Episode() for _ in envs]
@@ -52,7 +62,7 @@ def play(
     def see(i: int, info: dict) -> None:
         if "state" in info:
             episodes[i].states.append(info["state"])
-        if film and i == 0:
+        if i == 0:
             episodes[0].frames.append(np.asarray(envs[0].render()))
 
     for i, (env, seed) in enumerate(zip(envs, seeds, strict=True)):
@@ -61,6 +71,8 @@ def play(
         see(i, info)
     running = list(range(len(envs)))
     while running:
+        if stop is not None:
+            stop.check()
         # ended episodes stay in the batch: the planner's warm start has one row an environment
         batch = torch.as_tensor(np.stack(obs), device=agent.device)
         action, z, uncertainty = (part.cpu() for part in agent.decide(batch, explore=False))

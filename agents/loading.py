@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -20,8 +21,11 @@ def load_config(run_dir: Path | str) -> TrainConfig:
 
     Raises:
         RunDirectoryError: there is no run, or its configuration does not fit the schema.
+        ConfigError: a value in it cannot work.
     """
     values = read_config(run_dir)
+    if (text := _interpolation(values)) is not None:
+        raise RunDirectoryError(f"{run_dir}/config.yaml must hold plain values, not {text!r}")
     try:
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), values))
     except OmegaConfBaseException as error:
@@ -30,6 +34,14 @@ def load_config(run_dir: Path | str) -> TrainConfig:
     assert isinstance(config, TrainConfig)
     check(config)
     return config
+
+
+def _interpolation(value: Any) -> str | None:
+    """The first text in nested plain values that OmegaConf would replace by something else."""
+    if isinstance(value, str):
+        return value if "${" in value else None
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next((text for part in parts if (text := _interpolation(part)) is not None), None)
 
 
 def load(run_dir: Path | str, *, checkpoint: Path | str | None = None, device: str = "auto") -> Agent:
@@ -60,6 +72,9 @@ def load(run_dir: Path | str, *, checkpoint: Path | str | None = None, device: s
 
 def agent_from(config: TrainConfig, state: Mapping, path: Path) -> Agent:
     """The agent that `config` and the checkpoint `state`, read from `path`, describe."""
-    agent = make_agent(config, state["action_dim"], state["discount"])
+    action_dim, discount = state.get("action_dim"), state.get("discount")
+    if not isinstance(action_dim, int) or not isinstance(discount, float):
+        raise RunDirectoryError(f"{path} holds no agent")
+    agent = make_agent(config, action_dim, discount)
     load_weights(agent, state, path)
     return agent.eval()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -15,6 +16,7 @@ from agents.agent import discount_for
 from agents.building import load_weights, make_agent
 from agents.config import TrainConfig
 from agents.evaluation import film_episode, play, summarise
+from agents.experience import EPISODE_SEEDS, Experience, replay_size
 from agents.replay import Replay
 from gje_world.plots.report import write_report
 from gje_world.training import random_state
@@ -22,11 +24,8 @@ from gje_world.training.devices import keep_freed_memory, set_threads
 from gje_world.training.metrics import MetricsLog
 from gje_world.training.progress import TrainingProgress
 from gje_world.training.run_directory import RunDirectory, RunDirectoryError
-from gje_world.training.signals import Stop
+from gje_world.training.signals import Stop, Stopped
 
-logger = logging.getLogger(__name__)
-
-EPISODE_SEEDS = 1_000_000  # training episodes of one seed; those of evaluation lie beyond them
 CENTRING_FRAMES = 1_000  # random-policy observations that set the encoder's mean frame
 
 
@@ -34,30 +33,19 @@ class NonFiniteError(RuntimeError):
     """A reward or a term of the loss is NaN or infinite; the message names it and the state that was kept."""
 
 
-# Attributes of `Online` that a checkpoint holds as they are.
-PROGRESS = (
-    "step",
-    "updates",
-    "in_episode",
-    "episode_return",
-    "episode_actions",
-    "episode_uncertainty",
-    "sums",
-    "counts",
-)
-
-
 class Online:
-    """One run: an agent, its environment, its replay and its run directory.
-
-    The state of the environment is in no checkpoint: each episode has its own seed, and a resumed run lives
-    the episode it was in again, from that seed and the actions it had taken.
+    """One run: an agent, what it lives through, and its run directory, at the newest good checkpoint if any.
 
     Arguments:
         config: checked by `agents.config.check` first.
         run: the run directory, open.
         env: where the agent learns.
         make_env: makes another one of the same kind, for evaluation.
+
+    Raises:
+        ConfigError: there is no such device.
+        DiskSpaceError: the disk has no room for the replay.
+        RunDirectoryError, CheckpointError, ReplayError: what is on the disk does not fit this run.
     """
 
     def __init__(
@@ -67,127 +55,99 @@ class Online:
         env: gymnasium.Env,
         make_env: Callable[[], gymnasium.Env],
     ):
-        self.config, self.run, self.env, self.make_env = config, run, env, make_env
+        self.config, self.run, self.make_env = config, run, make_env
         keep_freed_memory()
-        set_threads(config.threads)
-        self.repeat: int = self.env.get_wrapper_attr("action_repeat")
-        self.episode_steps: int | None = self.env.get_wrapper_attr("max_episode_steps")
-        self.state_names: tuple[str, ...] = self.env.get_wrapper_attr("state_names")
+        self.threads = set_threads(config.threads)
+        self.repeat: int = env.get_wrapper_attr("action_repeat")
+        self.episode_steps: int | None = env.get_wrapper_attr("max_episode_steps")
+        self.state_names: tuple[str, ...] = env.get_wrapper_attr("state_names")
         self.evaluation_envs: list[gymnasium.Env] = []
 
         torch.manual_seed(config.seed)
         self.generator = np.random.default_rng(config.seed)
-        assert self.env.action_space.shape is not None
-        action_dim = self.env.action_space.shape[0]
+        size = replay_size(config, env)
         discount = config.agent.discount or discount_for(self.episode_steps or 1000)
-        self.agent = make_agent(config, action_dim, discount)
-        size = config.env.image_size
-        if config.replay_capacity is None:
-            capacity, slack = self.slots_for(config.steps), 0
-        else:
-            capacity, slack = config.replay_capacity, self.slots_for(config.checkpoint_every)
-        self.replay = Replay(
-            run.path / "replay",
-            capacity,
-            slack,
-            (3, size, size),
-            action_dim,
-            config.env.frame_stack,
-        )
+        self.agent = make_agent(config, size.action_dim, discount)
+        self.replay = Replay(run.path / "replay", *size, config.env.frame_stack)
+        self.experience = Experience(env, self.replay, config.seed)
         self.step = 0  # env frames
         self.updates = 0
-        self.in_episode = False
-        self.episode_return = 0.0
-        self.episode_actions: list[Tensor] = []  # of the episode being lived
-        self.episode_uncertainty: list[float] = []
+        self.evaluation_owed = False  # where a signal came during the evaluation of this step
         self.sums: dict[str, Tensor] = {}  # training metrics since the last row
         self.counts: dict[str, int] = {}
+        self.logged: tuple[int | None, float] = (None, 0.0)  # bytes of metrics and seconds of run so far
         self.log: MetricsLog
+        self.resumed_from = self.load()
 
     # ---- the loop ----
 
     def train(self, stop: Stop | None = None) -> None:
-        """Run to `config.steps`, from the newest good checkpoint if there is one.
+        """Run to `config.steps`.
 
         Arguments:
             stop: where its `requested` turns true, the run saves and returns.
 
         Raises:
             NonFiniteError: a loss is NaN or infinite; the last checkpoint is from before that.
-            RunDirectoryError: the checkpoint does not fit this run.
         """
-        c = self.config
-        state = self.load()
-        offset = state["metrics_offset"] if state else None
-        elapsed = state["elapsed"] if state else 0.0
+        c, stop = self.config, stop or Stop()
+        offset, elapsed = self.logged
         with (
             MetricsLog(
                 self.run.metrics, self.run.tensorboard, resume_offset=offset, elapsed=elapsed
             ) as self.log,
             TrainingProgress(c.steps, action_repeat=self.repeat, step=self.step) as progress,
         ):
-            obs = self.relive_episode() if self.in_episode else None
-            while self.step < c.steps:
-                obs = self.agent_step(obs)
-                self.learn()
-                agent_steps = self.step // self.repeat
-                if agent_steps % c.log_every == 0:
-                    self.log_training(progress.agent_steps_per_second)
-                if self.due(c.evaluation.every) or self.step >= c.steps:
-                    row = self.evaluate()
-                    progress.announce(
-                        f"{self.step:,} frames: evaluation return {row['eval/return_mean']:.1f}"
-                    )
-                if self.due(c.checkpoint_every) or self.step >= c.steps:
-                    self.save()
-                if obs is None:
-                    progress.advance(self.step, episode_return=self.episode_return)
-                else:
-                    progress.advance(self.step)
-                if stop is not None and stop.requested and self.step < c.steps:
-                    path = self.save()
-                    progress.announce(f"stopped by {stop.signal}; saved {path}; the same command goes on")
-                    break
+            save_owed = self.evaluation_owed
+            try:
+                while True:
+                    if self.evaluation_owed:
+                        score = self.evaluate(stop)["eval/return_mean"]
+                        progress.announce(f"{self.step:,} frames: evaluation return {score:.1f}")
+                    if save_owed:
+                        self.save()
+                    if self.step >= c.steps:
+                        break
+                    stop.check()
+                    self.agent_step()
+                    self.learn()
+                    if self.step // self.repeat % c.log_every == 0:
+                        self.log_training(progress.agent_steps_per_second)
+                    ended = self.experience.obs is None
+                    progress.advance(self.step, episode_return=self.experience.total if ended else None)
+                    self.evaluation_owed = self.due(c.evaluation.every)
+                    save_owed = self.due(c.checkpoint_every)
+            except Stopped:
+                path = self.save()
+                progress.announce(f"stopped by {stop.signal}; saved {path}; the same command goes on")
         write_report(self.run.path, running=False)
 
-    def slots_for(self, frames: int) -> int:
-        """Replay slots that so many env frames can take: an episode of L agent steps takes L + 1."""
-        steps = frames // self.repeat + 1
-        return steps + steps // (self.episode_steps or 1) + 2
-
     def due(self, every: int) -> bool:
-        """Whether the last agent step crossed a multiple of `every` env frames."""
-        return self.step // every > (self.step - self.repeat) // every
+        """Whether the last agent step crossed a multiple of `every` env frames, or was the last."""
+        return self.step // every > (self.step - self.repeat) // every or self.step >= self.config.steps
 
-    def agent_step(self, obs: np.ndarray | None) -> np.ndarray | None:
-        """One decision and what came of it; `obs` is None between episodes, before and after."""
+    def agent_step(self) -> None:
+        """One decision and what came of it."""
+        obs = self.experience.obs
         if obs is None:
-            obs, _ = self.env.reset(seed=self.episode_seed(self.replay.episode + 1))
-            self.replay.start(obs[-3:])
+            obs = self.experience.begin()
             self.agent.reset()
-            self.in_episode, self.episode_return = True, 0.0
-            self.episode_actions, self.episode_uncertainty = [], []
+        uncertainty = None
         if self.step < self.config.prefill:
-            low, high = self.env.action_space.low, self.env.action_space.high  # type: ignore[attr-defined]
-            action = self.generator.uniform(low, high).astype(np.float32)
+            space = self.experience.env.action_space
+            assert isinstance(space, gymnasium.spaces.Box)
+            action = self.generator.uniform(space.low, space.high).astype(np.float32)
         else:
-            chosen, _, uncertainty = self.agent.decide(
+            chosen, _, predicted = self.agent.decide(
                 torch.as_tensor(obs, device=self.agent.device).unsqueeze(0), explore=True
             )
-            action = chosen[0].cpu().numpy()
-            self.episode_uncertainty.append(uncertainty.item())
-        obs, reward, terminated, truncated, _ = self.env.step(action)
+            action, uncertainty = chosen[0].cpu().numpy(), predicted.item()
+        reward = self.experience.act(action, uncertainty)
         if not math.isfinite(reward):
             raise self.not_finite(f"the reward of {self.config.task} ({reward})")
-        self.episode_actions.append(torch.from_numpy(action))
-        self.replay.add(obs[-3:], action, float(reward), terminated)
-        self.episode_return += float(reward)
         self.step += self.repeat
-        if not (terminated or truncated):
-            return obs
-        self.in_episode = False
-        self.log.log("episode", self.step, self.episode_row())
-        return None
+        if self.experience.obs is None:
+            self.log.log("episode", self.step, self.experience.row())
 
     def learn(self) -> None:
         """Gradient steps: `updates_per_step` for every agent step so far, those of the prefill included.
@@ -232,47 +192,46 @@ class Online:
         state = f"the last good state is {kept[-1]}" if kept else "no checkpoint had been written yet"
         return NonFiniteError(f"{what} not finite near step {self.step}; {state}")
 
-    def episode_row(self) -> dict:
-        row = {
-            "episode/return": self.episode_return,
-            "episode/length": self.replay.count - self.replay.first - 1,
-            "episode/index": self.replay.episode,
-        }
-        if self.episode_uncertainty:
-            row["planner/uncertainty"] = float(np.mean(self.episode_uncertainty))
-        return row
-
-    def evaluate(self) -> dict:
+    def evaluate(self, stop: Stop) -> dict[str, Any]:
         """Play the evaluation episodes, log what they show, write the film and the report.
 
         Draws from random states of its own, so that how often a run is evaluated does not change it.
+
+        Raises:
+            Stopped: someone has asked to stop; nothing has changed then.
         """
         c = self.config
         while len(self.evaluation_envs) < c.evaluation.episodes:
             self.evaluation_envs.append(self.make_env())
-        seeds = [self.episode_seed(EPISODE_SEEDS - 1 - i) for i in range(c.evaluation.episodes)]
+        last = EPISODE_SEEDS - 1
+        seeds = [self.experience.episode_seed(last - i) for i in range(c.evaluation.episodes)]
         warm_start = self.agent.planner.warm_start
-        with torch.random.fork_rng():
-            torch.manual_seed(c.seed)
-            episodes = play(self.agent, self.evaluation_envs, seeds, self.episode_steps)
-        self.agent.planner.warm_start = warm_start
+        try:
+            with torch.random.fork_rng():
+                torch.manual_seed(c.seed)
+                episodes = play(self.agent, self.evaluation_envs, seeds, self.episode_steps, stop)
+        finally:
+            self.agent.planner.warm_start = warm_start
         row = summarise(self.agent, episodes, self.state_names)
         film = self.run.films / f"step_{self.step:09d}.mp4"
         film_episode(film, episodes[0], self.repeat)
         row["eval/film"] = f"films/{film.name}"
         self.log.log("eval", self.step, row)
+        self.evaluation_owed = False
         write_report(self.run.path, running=self.step < c.steps)
         return row
 
-    def episode_seed(self, index: int) -> int:
-        """Seed of this run's episode `index`."""
-        return self.config.seed * EPISODE_SEEDS + index
+    def close(self) -> None:
+        """Close the environments."""
+        for env in (self.experience.env, *self.evaluation_envs):
+            env.close()
 
     # ---- what is kept ----
 
-    def save(self):
+    def save(self) -> Path:
         """Write a checkpoint; the replay's maps are on the disk before it names their position."""
         self.replay.flush()
+        progress = {name: getattr(self, name) for name in ("step", "updates", "sums", "counts")}
         state = {
             "agent": self.agent.state_dict(),
             "optimizer": self.agent.optimizer.state_dict(),
@@ -281,40 +240,36 @@ class Online:
             "discount": self.agent.discount,
             "replay": self.replay.state(),
             "random": random_state.capture(replay=self.generator),
-            "progress": {name: getattr(self, name) for name in PROGRESS},
+            "progress": progress | self.experience.state(),
+            "evaluation_owed": self.evaluation_owed,
             "metrics_offset": self.log.offset,
             "elapsed": self.log.elapsed,
         }
         return self.run.checkpoints.save(self.step, state)
 
-    def load(self) -> Mapping | None:
-        """Take up the newest good checkpoint, if there is any, and return it."""
+    def load(self) -> Path | None:
+        """Take up the newest good checkpoint, if there is any; its path."""
         found = self.run.checkpoints.load_latest()
         if found is None:
             return None
         state, path = found
         load_weights(self.agent, state, path)
         try:
-            self.agent.optimizer.load_state_dict(state["optimizer"])
-        except ValueError as error:
-            raise RunDirectoryError(f"{path} is of an agent of another shape ({error})") from error
+            self._take_up(state)
+        except (KeyError, ValueError) as error:
+            raise RunDirectoryError(f"{path} is not of this agent or version ({error})") from error
+        return path
+
+    def _take_up(self, state: Mapping[str, Any]) -> None:
+        """All of a checkpoint but the weights."""
+        self.agent.optimizer.load_state_dict(state["optimizer"])
         warm_start = state["warm_start"]
         self.agent.planner.warm_start = None if warm_start is None else warm_start.to(self.agent.device)
         self.replay.load_state(state["replay"])
+        progress = state["progress"]
+        self.step, self.updates, self.counts = progress["step"], progress["updates"], progress["counts"]
+        self.sums = {name: total.to(self.agent.device) for name, total in progress["sums"].items()}
+        self.evaluation_owed = state["evaluation_owed"]
+        self.logged = state["metrics_offset"], state["elapsed"]
+        self.experience.load_state(progress)
         random_state.restore(state["random"], replay=self.generator)
-        for name in PROGRESS:
-            setattr(self, name, state["progress"][name])
-        self.sums = {name: total.to(self.agent.device) for name, total in self.sums.items()}
-        logger.info("going on from %s", path)
-        return state
-
-    def relive_episode(self) -> np.ndarray | None:
-        """Bring the environment to where the checkpoint left it; None where it cannot be brought there."""
-        obs, _ = self.env.reset(seed=self.episode_seed(self.replay.episode))
-        for action in self.episode_actions:
-            obs, *_ = self.env.step(action.numpy())
-        if np.array_equal(obs[-3:], self.replay.newest_frame()):
-            return obs
-        logger.warning("%s does not repeat an episode from its seed; a new episode begins", self.config.task)
-        self.in_episode = False
-        return None

@@ -14,6 +14,10 @@ from torch import Tensor
 from gje_world.training.disk import require_disk
 
 
+class ReplayError(RuntimeError):
+    """The replay does not hold what is asked of it; the message says why, in one line."""
+
+
 class Batch(NamedTuple):
     """Sequences of `T` transitions; time first."""
 
@@ -58,7 +62,7 @@ class Replay:
         action_dim: int,
         frame_stack: int,
     ):
-        self.capacity, self.frame_stack = capacity, frame_stack
+        self.folder, self.capacity, self.frame_stack = folder, capacity, frame_stack
         self.slots = capacity + slack
         self.count = 0  # slots ever written
         self.episode = -1  # index of the episode being written
@@ -68,9 +72,8 @@ class Replay:
             folder / f"{name}.bin": (dtype, (self.slots, *shape))
             for name, (dtype, shape) in _fields(frame_shape, action_dim).items()
         }
-        present = sum(path.stat().st_size for path in maps if path.exists())
         self.bytes = self.disk_bytes(self.slots, frame_shape, action_dim)
-        require_disk(folder, max(0, self.bytes - present), "the replay")
+        self.require_room(folder, self.slots, frame_shape, action_dim)
         self.maps = {path.stem: _open_map(path, dtype, shape) for path, (dtype, shape) in maps.items()}
 
     @staticmethod
@@ -78,6 +81,19 @@ class Replay:
         """Bytes on disk that `slots` slots take."""
         fields = _fields(frame_shape, action_dim).values()
         return slots * sum(np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in fields)
+
+    @classmethod
+    def require_room(
+        cls, folder: Path, slots: int, frame_shape: tuple[int, int, int], action_dim: int
+    ) -> None:
+        """Checks that the disk has room for what `slots` slots in `folder` need beyond what is there.
+
+        Raises:
+            DiskSpaceError: it has not.
+        """
+        present = sum(path.stat().st_size for path in folder.glob("*.bin"))
+        missing = max(0, cls.disk_bytes(slots, frame_shape, action_dim) - present)
+        require_disk(folder, missing, "the replay")
 
     def __len__(self) -> int:
         return min(self.count, self.capacity)
@@ -104,7 +120,7 @@ class Replay:
         """`batch_size` sequences of `horizon` transitions, uniform over all that lie in one episode.
 
         Raises:
-            ValueError: no stored episode is as long as `horizon`.
+            ReplayError: no stored episode is as long as `horizon`.
         """
         low, high = self._oldest(), self.count - horizon
         episode = self.maps["episode"]
@@ -115,7 +131,10 @@ class Replay:
             starts = np.concatenate([starts, drawn[inside]])
             if len(starts) >= batch_size:
                 return self._gather(starts[:batch_size], horizon)
-        raise ValueError(f"replay holds no episode of {horizon} steps yet ({len(self)} slots filled)")
+        raise ReplayError(
+            f"the replay holds no episode of {horizon} steps ({len(self)} slots filled); "
+            "lower agent.horizon, or raise prefill"
+        )
 
     def _oldest(self) -> int:
         """First slot whose stacked observation is whole; its older frames may lie in the slots before it."""
@@ -156,8 +175,19 @@ class Replay:
         return {"count": self.count, "episode": self.episode, "first": self.first}
 
     def load_state(self, state: dict[str, int]) -> None:
-        """Go back to a position that `state` gave."""
+        """Go back to a position that `state` gave.
+
+        Raises:
+            ReplayError: the maps do not hold the frame that was the newest then.
+        """
         self.count, self.episode, self.first = state["count"], state["episode"], state["first"]
+        newest = (self.count - 1) % self.slots
+        there = self.maps["episode"][newest], self.maps["first"][newest]
+        # a map made anew is all zeros, which is also how the first episode is numbered
+        if self.count and (there != (self.episode, self.first) or not self.maps["frame"][newest].any()):
+            raise ReplayError(
+                f"the replay in {self.folder} has lost what the checkpoint remembers; choose another run_dir"
+            )
 
 
 def _fields(frame_shape: tuple[int, int, int], action_dim: int) -> dict[str, tuple[type, tuple[int, ...]]]:

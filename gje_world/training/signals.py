@@ -9,6 +9,10 @@ from contextlib import contextmanager
 from types import FrameType
 
 
+class Stopped(Exception):
+    """Work was left because someone has asked the run to stop."""
+
+
 class Stop:
     """Whether someone has asked the run to stop, and by which signal ("SIGTERM", "SIGINT")."""
 
@@ -18,6 +22,15 @@ class Stop:
     @property
     def requested(self) -> bool:
         return self.signal is not None
+
+    def check(self) -> None:
+        """Leave the work at hand if asked to.
+
+        Raises:
+            Stopped: someone has asked.
+        """
+        if self.requested:
+            raise Stopped
 
 
 @contextmanager

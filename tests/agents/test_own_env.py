@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import agents
+from agents import train_agent
+from agents.config import TrainConfig
 from agents.online import NonFiniteError, Online
-from agents.train import TrainConfig, train_agent
 from gje_world.training.metrics import read_metrics
 
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.replay import Batch, Replay
+from agents.replay import Batch, Replay, ReplayError
 from gje_world.training.disk import DiskSpaceError
 
 FRAME, ACTION = (1, 1, 2), 2
@@ -102,7 +102,7 @@ def test_exactly_the_sequences_of_a_plain_list_are_sampled(episodes, capacity, s
         generator = np.random.default_rng(0)
         assert len(recorder.replay) == min(len(recorder.slots), capacity)
         if not expected:
-            with pytest.raises(ValueError, match=f"no episode of {horizon} steps"):
+            with pytest.raises(ReplayError, match=f"no episode of {horizon} steps"):
                 recorder.replay.sample(generator, 4, horizon)
             return
         # so many rows that one start out of all is missed once in 10^17 times

@@ -213,17 +213,19 @@ def test_ten_kills_at_random_moments(store: CheckpointStore) -> None:
     assert step > 10
 
 
-def _save_on_full_disk(store: CheckpointStore) -> None:
+def _save_on_full_disk(store: CheckpointStore, state: dict) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
     try:
-        store.save(2, {"weights": torch.zeros(1_000_000)})
+        store.save(2, state)
     except CheckpointError as error:
         os._exit(7 if "checkpoint of step 2 not written" in str(error) and "\n" not in str(error) else 8)
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_former_checkpoint(store: CheckpointStore) -> None:
     kept = store.save(1, {"step": 1})
-    child = fork.Process(target=_save_on_full_disk, args=(store,))
+    # made here: a forked child has lost torch's threads and would wait for them
+    state = {"weights": torch.zeros(1_000_000)}
+    child = fork.Process(target=_save_on_full_disk, args=(store, state))
     child.start()
     child.join(60)
     assert child.exitcode == 7

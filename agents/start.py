@@ -1,0 +1,85 @@
+"""From options to a run: checks first, cheap ones before dear ones, then the run directory, then training."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import gymnasium
+
+from agents.building import choose_device, make_env
+from agents.config import (
+    CHANGEABLE,
+    ConfigError,
+    TrainConfig,
+    check,
+    check_against_episode,
+    check_prefill,
+    run_path,
+)
+from agents.experience import replay_size
+from agents.online import Online
+from agents.replay import Replay
+from gje_world.options import plain_value
+from gje_world.training.disk import format_bytes
+from gje_world.training.run_directory import RunDirectory
+from gje_world.training.signals import stop_on_signals
+
+
+def train_agent(config: TrainConfig, make: Callable[[], gymnasium.Env] | None = None) -> RunDirectory:
+    """Train as `config` says, or go on with the run in its directory, until done, Ctrl-C or SIGTERM.
+
+    Arguments:
+        config: options; `TrainConfig()` for the defaults.
+        make: makes a fresh Gymnasium environment that draws `rgb_array`, to be used in place of
+            `config.task`, which then only names the run. Called once for training and once for each
+            evaluation episode.
+
+    Returns the run directory, closed.
+
+    Raises:
+        ConfigError: an option cannot work. Nothing has been written then.
+        DiskSpaceError: the disk has no room for the replay. Nothing has been written then.
+        RunDirectoryError, CheckpointError, ReplayError: the run directory cannot be used, or holds
+            another run.
+        NonFiniteError: a reward or a loss is NaN or infinite.
+    """
+    check(config)
+    choose_device(config)
+    env = make_env(config, make)
+
+    def another() -> gymnasium.Env:
+        other = make_env(config, make)
+        if other.unwrapped is env.unwrapped:
+            raise ConfigError("make must make a new environment each time it is called")
+        return other
+
+    check_against_episode(config, env.get_wrapper_attr("max_episode_steps"))
+    check_prefill(config, env.get_wrapper_attr("action_repeat"))
+    path, size = run_path(config), replay_size(config, env)
+    Replay.require_room(path / "replay", size.capacity + size.slack, size.frame_shape, size.action_dim)
+    with (
+        RunDirectory.open(path, plain_value(config), changeable=CHANGEABLE) as run,
+        stop_on_signals() as stop,
+    ):
+        online = Online(config, run, env, another)
+        print(announcement(online), file=sys.stderr)
+        try:
+            online.train(stop)
+        finally:
+            online.close()
+    return run
+
+
+def announcement(online: Online) -> str:
+    """What is about to run, where, and how much disk it takes, in three lines."""
+    config, run = online.config, online.run
+    precision = str(online.agent.autocast).removeprefix("torch.")
+    begin = "a new run"
+    if online.resumed_from is not None:
+        begin = f"going on at {online.step:,} of {config.steps:,} frames from {online.resumed_from}"
+    return (
+        f"task={config.task} device={online.agent.device} precision={precision} threads={online.threads}\n"
+        f"replay takes {format_bytes(online.replay.bytes)} of disk\n"
+        f"run_dir={run.path}: {begin}"
+    )
