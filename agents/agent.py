@@ -68,7 +68,7 @@ class Agent(nn.Module):
     Arguments:
         config, planner, world: sizes and settings of the three parts.
         objective: name and options of the world model's objective.
-        belief: name of the world model's belief.
+        belief: name and options of the world model's belief.
         obs_shape: `(C, H, W)` of stacked observations.
         frame_stack: frames in them.
         action_dim: `A`.
@@ -85,7 +85,7 @@ class Agent(nn.Module):
         planner: PlannerConfig,
         world: WorldModelConfig,
         objective: dict,
-        belief: str,
+        belief: dict,
         *,
         obs_shape: tuple[int, int, int],
         frame_stack: int,
@@ -98,7 +98,8 @@ class Agent(nn.Module):
         self.config, self.frame_stack, self.device, self.autocast = config, frame_stack, device, autocast
         self.discount = discount
         self.objective = make_objective(**{k: v for k, v in objective.items() if v is not None})
-        self.world = WorldModel(world, obs_shape, action_dim, belief)
+        options = dict(belief)
+        self.world = WorldModel(world, obs_shape, action_dim, options.pop("name"), **options)
         sizes = (world.dim, action_dim, config.hidden)
         self.two_hot = TwoHot(config.bins)
         self.reward = RewardHead(*sizes, config.bins)

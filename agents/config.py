@@ -10,9 +10,9 @@ from typing import Any
 
 from agents.agent import AgentConfig
 from agents.planner import PlannerConfig
-from gje_world.beliefs import HEADS
+from gje_world.beliefs import HEADS, make_head
 from gje_world.objectives import OBJECTIVES
-from gje_world.options import group, option
+from gje_world.options import given, group, option
 from gje_world.world_model import WorldModelConfig
 
 
@@ -53,9 +53,18 @@ class ObjectiveConfig:
 
 @dataclass
 class BeliefConfig:
-    """The world model's belief (config group `belief`)."""
+    """The world model's belief (config group `belief`); null: its own default, where it has one."""
 
     name: str = option("diagonal", "set by the group: belief=diagonal")
+    log_std_bounds: list[float] | None = option(
+        None, "lowest and highest logarithm of standard deviations; null: -5, 1.5"
+    )
+    rank: int | None = option(None, "factors of a low_rank belief or of a mixture's components")
+    components: int | None = option(None, "components of a mixture")
+    df: float | None = option(None, "degrees of freedom of a student_t belief; null: learnt")
+    transforms: int | None = option(None, "layers of a flow")
+    members: int | None = option(None, "members of an ensemble")
+    member: str | None = option(None, "belief of an ensemble's members")
 
 
 @dataclass
@@ -103,23 +112,27 @@ _AT_LEAST_ONE = (
     "env.action_repeat", "env.frame_stack", "env.image_size", "world.dim", "world.hidden",
     "world.encoder_width", "agent.hidden", "agent.critics", "agent.horizon", "planner.horizon",
     "planner.candidates", "planner.elites", "planner.iterations", "planner.particles", "evaluation.every",
-    "evaluation.episodes",
+    "evaluation.episodes", "belief.components", "belief.members", "belief.transforms",
 )  # fmt: skip
 _AT_LEAST_ZERO = (
+    "belief.rank",
     "seed", "prefill", "agent.shift", "agent.entropy", "agent.weights.world", "agent.weights.reward",
     "agent.weights.value", "objective.marginal_weight", "planner.policy_candidates", "planner.temperature",
 )  # fmt: skip
 _POSITIVE = (
     "agent.lr", "agent.encoder_lr", "agent.grad_clip", "agent.target_rate", "agent.temporal_decay",
-    "planner.min_std", "planner.max_std", "planner.cvar_share",
+    "planner.min_std", "planner.max_std", "planner.cvar_share", "belief.df",
 )  # fmt: skip
 
 
 def run_path(config: TrainConfig) -> Path:
-    """The run directory asked for, or the default one of this task, objective and seed."""
+    """The run directory asked for, or the default one of this task, objective, belief and seed."""
     if config.run_dir is not None:
         return Path(config.run_dir)
-    return Path("runs") / config.task.replace("/", "-") / f"{config.objective.name}-seed{config.seed}"
+    words = [config.objective.name, config.belief.name, f"seed{config.seed}"]
+    if config.belief.name in ("diagonal", "point"):
+        del words[1]
+    return Path("runs") / config.task.replace("/", "-") / "-".join(words)
 
 
 def value_of(config: TrainConfig, name: str) -> Any:
@@ -183,11 +196,20 @@ def check(config: TrainConfig) -> None:
     _check_objective(config)
 
 
+def _check_belief(belief: BeliefConfig, dim: int) -> None:
+    """Refuses a belief that is unknown, or has no such options."""
+    _require(belief.name in HEADS, "belief", belief.name, f"one of {', '.join(HEADS)}")
+    try:
+        make_head(features=1, dim=dim, **given(belief))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
 def _check_objective(config: TrainConfig) -> None:
     """Refuses objectives and beliefs that are unknown or do not fit together."""
     objective, belief, dim = config.objective, config.belief.name, config.world.dim
     _require(objective.name in OBJECTIVES, "objective", objective.name, f"one of {', '.join(OBJECTIVES)}")
-    _require(belief in HEADS, "belief", belief, f"one of {', '.join(HEADS)}")
+    _check_belief(config.belief, dim)
     if OBJECTIVES[objective.name].needs_density and belief == "point":
         raise ConfigError(
             f"belief=point has no density, which objective={objective.name} needs; use belief=diagonal"

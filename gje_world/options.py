@@ -24,6 +24,11 @@ def plain_value(value: Any) -> Any:
     return value.value if isinstance(value, Enum) else value
 
 
+def given(config: Any) -> dict[str, Any]:
+    """The options of a flat configuration that are not null, as keyword arguments."""
+    return {name: value for name, value in plain_value(config).items() if value is not None}
+
+
 def described(config: Any, prefix: str = "") -> list[tuple[str, str, str]]:
     """Dotted name, value and line of help of every option of a configuration, groups after single ones."""
     single, nested = [], []

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gje_world.beliefs import Belief, make_head
+from gje_world.beliefs import Belief, head_options, make_head
 from gje_world.networks import ConvEncoder, mlp, simplicial
 from gje_world.options import option
+
+LOG_STD_BOUNDS = (-5.0, 1.5)  # the marginal term keeps embeddings near unit scale
 
 
 @dataclass
@@ -32,6 +35,7 @@ class WorldModel(nn.Module):
         obs_shape: `(C, H, W)` of the stacked frames.
         action_dim: `A`.
         belief: name of the dynamics' belief (`gje_world.beliefs.HEADS`).
+        belief_options: of its head; standard deviations lie between e^-5 and e^1.5 unless told otherwise.
     """
 
     def __init__(
@@ -40,6 +44,7 @@ class WorldModel(nn.Module):
         obs_shape: tuple[int, int, int],
         action_dim: int,
         belief: str = "diagonal",
+        **belief_options: Any,
     ):
         super().__init__()
         channels, height, width = obs_shape
@@ -49,7 +54,9 @@ class WorldModel(nn.Module):
         self.dim = config.dim
         self.encoder = ConvEncoder(channels, config.dim, height, config.encoder_width)
         self.dynamics = mlp(config.dim + action_dim, config.hidden)
-        options = {"simplicial": True} if config.simplicial else {}
+        options = {"simplicial": config.simplicial, "log_std_bounds": LOG_STD_BOUNDS}
+        takes = head_options(belief, **belief_options)
+        options = {name: value for name, value in options.items() if name in takes} | belief_options
         self.head = make_head(belief, config.hidden, config.dim, **options)
 
     def embed(self, obs: Tensor) -> Tensor:

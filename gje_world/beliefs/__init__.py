@@ -1,23 +1,92 @@
 """What is predicted: probability distributions over embeddings, and the heads that make them."""
 
+from __future__ import annotations
+
+import inspect
+from functools import partial
+from typing import Any
+
 from torch import nn
 
 from gje_world.beliefs.belief import Belief
+from gje_world.beliefs.dense import CovarianceGaussian, CovarianceHead, PrecisionGaussian, PrecisionHead
 from gje_world.beliefs.diagonal import DiagonalGaussian, DiagonalHead
+from gje_world.beliefs.ensemble import Ensemble, EnsembleHead
+from gje_world.beliefs.flow import Flow, FlowHead
+from gje_world.beliefs.gaussian import Gaussian
+from gje_world.beliefs.low_rank import LowRankGaussian, LowRankHead
+from gje_world.beliefs.mixture import Mixture, MixtureHead
 from gje_world.beliefs.point import Point, PointHead
+from gje_world.beliefs.spectral import SpectralGaussian, SpectralHead
+from gje_world.beliefs.spherical import Polar, PolarHead, PowerSpherical, PowerSphericalHead
+from gje_world.beliefs.student_t import StudentT, StudentTHead
 
-HEADS: dict[str, type[nn.Module]] = {"diagonal": DiagonalHead, "point": PointHead}
+HEADS: dict[str, type[nn.Module]] = {
+    "point": PointHead,
+    "diagonal": DiagonalHead,
+    "low_rank": LowRankHead,
+    "full": PrecisionHead,
+    "full_covariance": CovarianceHead,
+    "spectral": SpectralHead,
+    "mixture": MixtureHead,
+    "student_t": StudentTHead,
+    "polar": PolarHead,
+    "power_spherical": PowerSphericalHead,
+    "flow": FlowHead,
+    "ensemble": EnsembleHead,
+}
 
 
-def make_head(name: str, features: int, dim: int, **options) -> nn.Module:
+def make_head(name: str, features: int, dim: int, **options: Any) -> nn.Module:
     """Head of the belief called `name`: a module from features `[..., F]` to a belief over `[..., D]`.
 
+    Arguments:
+        options: those of the head's class; an ensemble's `member` is the name of its members' belief, and
+            what it does not take itself goes to them.
+
     Raises:
-        ValueError: `name` is not a known belief.
+        ValueError: there is no such belief, or it has no such option or value.
     """
-    if name not in HEADS:
-        raise ValueError(f"belief must be one of {', '.join(HEADS)}; got {name!r}")
+    if unknown := sorted(options.keys() - head_options(name, **options)):
+        takes = ", ".join(sorted(head_options(name, **options)))
+        raise ValueError(f"belief={name} has no option {unknown[0]}; it takes {takes}")
+    if name == "ensemble":
+        own = {"members": options.pop("members")} if "members" in options else {}
+        member = partial(make_head, options.pop("member", "diagonal"), **options)
+        return EnsembleHead(features, dim, member, **own)
     return HEADS[name](features, dim, **options)
 
 
-__all__ = ["HEADS", "Belief", "DiagonalGaussian", "DiagonalHead", "Point", "PointHead", "make_head"]
+def head_options(name: str, member: str = "diagonal", **_: Any) -> set[str]:
+    """Names of the options that `make_head(name, …)` takes.
+
+    Raises:
+        ValueError: there is no such belief.
+    """
+    if name not in HEADS:
+        raise ValueError(f"belief must be one of {', '.join(HEADS)}; got {name!r}")
+    own = set(inspect.signature(HEADS[name]).parameters) - {"features", "dim"}
+    return own | head_options(member) if name == "ensemble" and member != "ensemble" else own
+
+
+__all__ = [
+    "HEADS",
+    "Belief",
+    "CovarianceGaussian",
+    "DiagonalGaussian",
+    "DiagonalHead",
+    "Ensemble",
+    "Flow",
+    "Gaussian",
+    "LowRankGaussian",
+    "Mixture",
+    "Point",
+    "PointHead",
+    "Polar",
+    "PowerSpherical",
+    "PrecisionGaussian",
+    "SpectralGaussian",
+    "StudentT",
+    "head_options",
+    "make_head",
+]

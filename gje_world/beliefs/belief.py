@@ -2,30 +2,108 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+import torch
 from torch import Tensor
 from torch.distributions import Distribution
+from torch.types import _size
+
+EMPTY = torch.Size()
+SAMPLES = 199  # of Monte Carlo estimates: ranks among them fall on every multiple of half a percent
 
 
 class Belief(Distribution):
     """A probability distribution over embeddings, event shape `[D]`.
 
-    Beyond what every torch distribution has, a belief can be moved and knows its own regions.
+    Beyond what every torch distribution has, a belief can be moved, knows its own regions, and says what
+    training maximises. What has no closed form is estimated from `SAMPLES` draws, and says so.
     """
+
+    arg_constraints: ClassVar[dict] = {}
+    has_rsample = True
+
+    def __init__(self, batch_shape: _size, dim: int):
+        super().__init__(torch.Size(batch_shape), torch.Size((dim,)), validate_args=False)
+
+    @property
+    def dim(self) -> int:
+        """Embedding dimension `D`."""
+        return self.event_shape[0]
+
+    @property
+    def covariance_matrix(self) -> Tensor:
+        """Covariance `[..., D, D]`."""
+        raise NotImplementedError(f"{type(self).__name__} has no covariance matrix in closed form")
+
+    def entropy(self) -> Tensor:
+        """Differential entropy `[...]` in nats; a Monte Carlo estimate where no closed form is known."""
+        return -self.log_prob(self.rsample((SAMPLES,))).mean(0)
 
     def translate(self, offset: Tensor) -> Belief:
         """The same belief moved by `offset [..., D]`."""
-        raise NotImplementedError(f"{type(self).__name__} cannot be translated")
+        return Translated(self, offset)
 
+    @torch.no_grad()
     def coverage(self, value: Tensor) -> Tensor:
-        """Probability mass of the smallest region that holds `value [..., D]`, shape `[...]`, in [0, 1]."""
-        raise NotImplementedError(f"{type(self).__name__} has no regions")
+        """Probability mass of the smallest region that holds `value [..., D]`, shape `[...]`, in [0, 1].
 
-    def resolved_log_prob(self, value: Tensor, resolution: float) -> Tensor:
-        r"""Expected log-density `[...]` of `value [..., D]` at finite resolution :math:`\tau`.
+        The smallest regions are those of highest density (Hyndman, 1996). For a calibrated belief this is
+        uniform over data. Where no closed form is known, a Monte Carlo estimate: the rank of the density
+        of `value` among those of `SAMPLES` draws.
+        """
+        density = self.log_prob(value)
+        drawn = self.log_prob(self.sample((SAMPLES,)))
+        drawn = drawn.reshape(SAMPLES, *(1,) * (density.ndim - drawn.ndim + 1), *drawn.shape[1:])
+        return ((drawn > density).sum(0) + 0.5) / (SAMPLES + 1)
+
+    def learning_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
+        r"""What training maximises: the log-density `[...]` of `value [..., D]`, at finite resolution.
 
         .. math:: E_{\epsilon \sim N(0, I)} \log\, (p * N(0, \tau^2 I))(v + \tau\epsilon)
 
         Belief and value are both blurred by the same noise, so errors well below :math:`\tau` are neither
-        rewarded nor punished, while the belief itself stays the one that is not blurred.
+        rewarded nor punished, while the belief itself stays the one that is not blurred. A belief that has
+        no blurred density learns the law of the blurred values instead: its spread then holds the noise.
+
+        Arguments:
+            resolution: :math:`\tau`, in units of the embedding; 0 for the plain log-density.
         """
-        raise NotImplementedError(f"{type(self).__name__} cannot be blurred: set resolution=0")
+        if not resolution:
+            return self.log_prob(value)
+        return self.log_prob(value + resolution * torch.randn_like(value))
+
+
+class Translated(Belief):
+    """`base` moved by `offset [..., D]`."""
+
+    def __init__(self, base: Belief, offset: Tensor):
+        self.base, self.offset = base, offset
+        super().__init__(torch.broadcast_shapes(base.batch_shape, offset.shape[:-1]), base.dim)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.base.mean + self.offset
+
+    @property
+    def variance(self) -> Tensor:
+        return self.base.variance.expand(self._extended_shape())
+
+    @property
+    def covariance_matrix(self) -> Tensor:
+        return self.base.covariance_matrix
+
+    def entropy(self) -> Tensor:
+        return self.base.entropy()
+
+    def rsample(self, sample_shape: _size = EMPTY) -> Tensor:
+        return self.base.rsample(sample_shape) + self.offset
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.base.log_prob(value - self.offset)
+
+    def coverage(self, value: Tensor) -> Tensor:
+        return self.base.coverage(value - self.offset)
+
+    def learning_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
+        return self.base.learning_log_prob(value - self.offset, resolution)

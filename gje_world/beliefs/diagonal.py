@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
-import torch
 from torch import Tensor, nn
-from torch.distributions import Independent, Normal
 
-from gje_world.beliefs.belief import Belief
+from gje_world.beliefs.gaussian import LOG_2PI, Gaussian
+from gje_world.beliefs.head import LOG_STD_BOUNDS, BoundedScale, linear
 
 
-class DiagonalGaussian(Independent, Belief):
+class DiagonalGaussian(Gaussian):
     r"""Belief :math:`N(\mu, \mathrm{diag}(\sigma^2))` over embeddings.
 
     Arguments:
@@ -20,51 +17,68 @@ class DiagonalGaussian(Independent, Belief):
     """
 
     def __init__(self, mean: Tensor, std: Tensor):
-        super().__init__(Normal(mean, std, validate_args=False), 1, validate_args=False)
+        super().__init__(mean)
+        self.std = std
+
+    @property
+    def stddev(self) -> Tensor:
+        return self.std
+
+    @property
+    def variance(self) -> Tensor:
+        return self.std.square()
+
+    @property
+    def covariance_matrix(self) -> Tensor:
+        return self.variance.diag_embed()
+
+    @property
+    def half_log_det(self) -> Tensor:
+        return self.std.log().sum(-1)
+
+    @property
+    def precision_trace(self) -> Tensor:
+        return self.variance.reciprocal().sum(-1)
+
+    def whiten(self, error: Tensor) -> Tensor:
+        return error / self.std
+
+    def colour(self, noise: Tensor) -> Tensor:
+        return noise * self.std
+
+    def blur(self, resolution: float) -> DiagonalGaussian:
+        return DiagonalGaussian(self.mean, (self.variance + resolution**2).sqrt())
+
+    def pick(self, index: Tensor) -> DiagonalGaussian:
+        """Of a batch `[..., K]` of beliefs the one at `index [...]` of each row."""
+        index = index[..., None, None].expand(*index.shape, 1, self.dim)
+        mean, std = (part.expand(*index.shape[:-2], *part.shape[-2:]) for part in (self.mean, self.std))
+        return DiagonalGaussian(mean.gather(-2, index).squeeze(-2), std.gather(-2, index).squeeze(-2))
 
     def translate(self, offset: Tensor) -> DiagonalGaussian:
-        return DiagonalGaussian(self.mean + offset, self.stddev)
+        return DiagonalGaussian(self.mean + offset, self.std)
 
-    def resolved_log_prob(self, value: Tensor, resolution: float) -> Tensor:
+    def learning_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
         noise = resolution**2
         variance = self.variance + noise
         surprise = ((value - self.mean).square() + noise) / variance + variance.log()
-        return -0.5 * (surprise + math.log(2 * math.pi)).sum(-1)
-
-    def coverage(self, value: Tensor) -> Tensor:
-        r"""Probability mass of the smallest region that holds `value`, shape `[...]`, in [0, 1].
-
-        The region is the ellipsoid through `value`; its mass is the :math:`\chi^2_D` distribution function
-        at the squared Mahalanobis distance. For a calibrated belief this is uniform over data.
-        """
-        mahalanobis = ((value - self.mean) / self.stddev).square().sum(-1)
-        half_dim = torch.full_like(mahalanobis, self.event_shape[0] / 2)
-        return torch.special.gammainc(half_dim, mahalanobis / 2)
+        return -0.5 * (surprise + LOG_2PI).sum(-1)
 
 
 class DiagonalHead(nn.Module):
-    r"""Linear head that returns a :class:`DiagonalGaussian`.
-
-    The log standard deviation passes through a sigmoid between its bounds, so that neither a collapsing nor
-    an exploding variance can reach the likelihood; its gradient never vanishes entirely inside them.
+    """Linear head that returns a :class:`DiagonalGaussian`.
 
     Arguments:
-        features: number of input features.
-        dim: embedding dimension :math:`D`.
-        log_std_bounds: lowest and highest natural logarithm of :math:`\sigma`.
+        features: number of input features `F`.
+        dim: embedding dimension `D`.
+        log_std_bounds: lowest and highest natural logarithm of the standard deviations.
     """
 
-    def __init__(self, features: int, dim: int, log_std_bounds: tuple[float, float] = (-5.0, 1.5)):
+    def __init__(self, features: int, dim: int, log_std_bounds: tuple[float, float] = LOG_STD_BOUNDS):
         super().__init__()
-        low, high = log_std_bounds
-        if not low < high:
-            raise ValueError(f"log_std_bounds must be (low, high) with low < high, got {log_std_bounds}")
-        self.low, self.high = low, high
-        self.linear = nn.Linear(features, 2 * dim)
-        nn.init.trunc_normal_(self.linear.weight, std=0.02)
-        nn.init.zeros_(self.linear.bias)
+        self.scale = BoundedScale(log_std_bounds)
+        self.linear = linear(features, 2 * dim)
 
     def forward(self, features: Tensor) -> DiagonalGaussian:
         mean, raw = self.linear(features).float().chunk(2, dim=-1)
-        log_std = self.low + (self.high - self.low) * torch.sigmoid(raw)
-        return DiagonalGaussian(mean, log_std.exp())
+        return DiagonalGaussian(mean, self.scale(raw))

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 from torch.types import _size
 
-from gje_world.beliefs.belief import Belief
+from gje_world.beliefs.belief import EMPTY, Belief
+from gje_world.beliefs.head import linear
 from gje_world.networks.mlp import simplicial
-
-EMPTY = torch.Size()
 
 
 class Point(Belief):
     """Degenerate distribution at `mean`, shape `[..., D]`. It has samples but no density."""
 
-    arg_constraints: ClassVar[dict] = {}
-    has_rsample = True
-
     def __init__(self, mean: Tensor):
         self._mean = mean
-        super().__init__(mean.shape[:-1], mean.shape[-1:], validate_args=False)
+        super().__init__(mean.shape[:-1], mean.shape[-1])
 
     @property
     def mean(self) -> Tensor:
@@ -36,7 +30,7 @@ class Point(Belief):
         return Point(self._mean + offset)
 
     def rsample(self, sample_shape: _size = EMPTY) -> Tensor:
-        return self._mean.expand(*sample_shape, *self._mean.shape)
+        return self._mean.expand(self._extended_shape(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
         raise NotImplementedError(
@@ -56,9 +50,7 @@ class PointHead(nn.Module):
     def __init__(self, features: int, dim: int, simplicial: bool = False):
         super().__init__()
         self.simplicial = simplicial
-        self.linear = nn.Linear(features, dim)
-        nn.init.trunc_normal_(self.linear.weight, std=0.02)
-        nn.init.zeros_(self.linear.bias)
+        self.linear = linear(features, dim)
 
     def forward(self, features: Tensor) -> Point:
         mean = self.linear(features).float()

@@ -20,7 +20,7 @@ class ConditionalGJE:
     marginal term at :math:`\lambda = 1` the sum is, up to constants, minus a Gaussian lower bound on the
     mutual information of context and target, so neither stop-gradient nor a momentum encoder is needed.
 
-    The likelihood is taken at a finite resolution :math:`\tau` (`Belief.resolved_log_prob`). In a nearly
+    The likelihood is taken at a finite resolution :math:`\tau` (`Belief.learning_log_prob`). In a nearly
     deterministic world it would otherwise reward ever finer prediction of what is predicted already: the
     slowest variable takes the gradient, with weight :math:`1/\sigma^2`, and its harmonics fill the embedding.
 
@@ -43,7 +43,7 @@ class ConditionalGJE:
         with torch.autocast(target.device.type, enabled=False):
             if not self.resolution:
                 return -belief.log_prob(target.float()) / target.shape[-1]
-            return -belief.resolved_log_prob(target.float(), self.resolution) / target.shape[-1]
+            return -belief.learning_log_prob(target.float(), self.resolution) / target.shape[-1]
 
     def marginal(self, z: Tensor) -> Tensor:
         """Weighted marginal term of all embeddings `z [..., D]` of the batch, a scalar."""

@@ -121,7 +121,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(capsys, monkeypatch, finish
 
 def test_a_bug_is_not_disguised_as_bad_input(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["gje", *DEBUG])
-    monkeypatch.setattr(train, "check", lambda config: 1 / 0)
+    monkeypatch.setattr(train, "train_agent", lambda config: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train.main()
 

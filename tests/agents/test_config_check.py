@@ -38,7 +38,7 @@ def numbers(config, prefix=""):
             yield prefix + field.name
 
 
-FREE = {"planner.kappa"}  # may be negative
+FREE = {"planner.kappa", "belief.log_std_bounds"}  # may be negative
 NUMBERS = sorted(set(numbers(TrainConfig())) - FREE)
 
 
@@ -134,7 +134,7 @@ def test_what_can_be_left_out_may_be_zero(name):
             {"objective__name": "byol"},
             "objective=byol must be one of gje_conditional, consistency",
         ),
-        ({"belief__name": "cauchy"}, "belief=cauchy must be one of diagonal, point"),
+        ({"belief__name": "cauchy"}, "belief=cauchy must be one of point, diagonal, low_rank"),
         (
             {"belief__name": "point"},
             "belief=point has no density, .*gje_conditional needs; use belief=diagonal",
@@ -152,6 +152,9 @@ def test_what_can_be_left_out_may_be_zero(name):
             },
             "world.dim=60 must be a multiple of 8",
         ),
+        ({"belief__rank": 4}, "belief=diagonal has no option rank; it takes log_std_bounds"),
+        ({"belief__name": "ensemble", "belief__member": "cauchy"}, "belief must be one of .*; got 'cauchy'"),
+        ({"belief__log_std_bounds": [1.0, 0.0]}, "log_std_bounds must be .* with low < high, got"),
         ({"batch_size": 16}, "batch_size=16 gives 64 embeddings .* more than world.dim=64"),
         ({"env__image_size": 60}, "env.image_size=60 must be a multiple of 16"),
         (

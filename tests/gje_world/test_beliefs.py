@@ -175,5 +175,5 @@ def test_a_point_belief_is_all_at_its_mean_and_has_no_density():
 
 
 def test_an_unknown_belief_is_named_with_those_there_are():
-    with pytest.raises(ValueError, match="diagonal, point; got 'cauchy'"):
+    with pytest.raises(ValueError, match="ensemble; got 'cauchy'"):
         make_head("cauchy", features=8, dim=4)

@@ -1,0 +1,166 @@
+"""Gaussian beliefs with a full covariance: by the Cholesky factor of the precision, or of the covariance."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gje_world.beliefs.gaussian import Gaussian
+from gje_world.beliefs.head import LOG_STD_BOUNDS, BoundedScale, linear, require_dim
+
+LARGEST_DIM = 1024  # a head for it would have half a million outputs
+
+
+class PrecisionGaussian(Gaussian):
+    r"""Belief :math:`N(\mu, (L L^\top)^{-1})`: the log-density needs no solve, a sample needs one.
+
+    Arguments:
+        mean: :math:`\mu`, shape `[..., D]`.
+        precision_tril: :math:`L`, lower triangular with positive diagonal, shape `[..., D, D]`.
+    """
+
+    def __init__(self, mean: Tensor, precision_tril: Tensor):
+        super().__init__(mean)
+        self.precision_tril = precision_tril
+
+    def covariance(self) -> CovarianceGaussian:
+        """The same belief by the Cholesky factor of its covariance."""
+        return CovarianceGaussian(self.mean, torch.linalg.cholesky_ex(self.covariance_matrix)[0])
+
+    def _inverse(self) -> Tensor:
+        tril = self.precision_tril
+        eye = torch.eye(self.dim, dtype=tril.dtype, device=tril.device)
+        return torch.linalg.solve_triangular(tril, eye.expand_as(tril), upper=False)
+
+    @property
+    def variance(self) -> Tensor:
+        return self._inverse().square().sum(-2)
+
+    @property
+    def covariance_matrix(self) -> Tensor:
+        inverse = self._inverse()
+        return inverse.mT @ inverse
+
+    @property
+    def half_log_det(self) -> Tensor:
+        return -self.precision_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+    @property
+    def precision_trace(self) -> Tensor:
+        return self.precision_tril.square().sum((-2, -1))
+
+    def whiten(self, error: Tensor) -> Tensor:
+        return (error.unsqueeze(-2) @ self.precision_tril).squeeze(-2)
+
+    def colour(self, noise: Tensor) -> Tensor:
+        # a row times the inverse of a lower factor: one triangle for all samples of a batch entry
+        tril = self.precision_tril.expand(*noise.shape[:-1], self.dim, self.dim)
+        return torch.linalg.solve_triangular(tril.mT, noise.unsqueeze(-1), upper=True).squeeze(-1)
+
+    def blur(self, resolution: float) -> CovarianceGaussian:
+        return self.covariance().blur(resolution)
+
+    def translate(self, offset: Tensor) -> PrecisionGaussian:
+        return PrecisionGaussian(self.mean + offset, self.precision_tril)
+
+
+class CovarianceGaussian(Gaussian):
+    r"""Belief :math:`N(\mu, L L^\top)`: a sample needs no solve, the log-density needs one.
+
+    Arguments:
+        mean: :math:`\mu`, shape `[..., D]`.
+        scale_tril: :math:`L`, lower triangular with positive diagonal, shape `[..., D, D]`.
+    """
+
+    def __init__(self, mean: Tensor, scale_tril: Tensor):
+        super().__init__(mean)
+        self.scale_tril = scale_tril
+
+    @property
+    def variance(self) -> Tensor:
+        return self.scale_tril.square().sum(-1)
+
+    @property
+    def covariance_matrix(self) -> Tensor:
+        return self.scale_tril @ self.scale_tril.mT
+
+    @property
+    def half_log_det(self) -> Tensor:
+        return self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+    @property
+    def precision_trace(self) -> Tensor:
+        eye = torch.eye(self.dim, dtype=self.scale_tril.dtype, device=self.scale_tril.device)
+        inverse = torch.linalg.solve_triangular(self.scale_tril, eye.expand_as(self.scale_tril), upper=False)
+        return inverse.square().sum((-2, -1))
+
+    def whiten(self, error: Tensor) -> Tensor:
+        tril = self.scale_tril.expand(*error.shape, self.dim)
+        return torch.linalg.solve_triangular(tril, error.unsqueeze(-1), upper=False).squeeze(-1)
+
+    def colour(self, noise: Tensor) -> Tensor:
+        return (self.scale_tril @ noise.unsqueeze(-1)).squeeze(-1)
+
+    def blur(self, resolution: float) -> CovarianceGaussian:
+        eye = torch.eye(self.dim, dtype=self.scale_tril.dtype, device=self.scale_tril.device)
+        covariance = self.covariance_matrix + resolution**2 * eye
+        return CovarianceGaussian(self.mean, torch.linalg.cholesky_ex(covariance)[0])
+
+    def translate(self, offset: Tensor) -> CovarianceGaussian:
+        return CovarianceGaussian(self.mean + offset, self.scale_tril)
+
+
+class _DenseHead(nn.Module):
+    r"""Linear head to a mean and a lower triangle: scales :math:`\sigma` and a unit triangle between them."""
+
+    name: str
+
+    def __init__(self, features: int, dim: int, log_std_bounds: tuple[float, float] = LOG_STD_BOUNDS):
+        super().__init__()
+        require_dim(self.name, dim, high=LARGEST_DIM, instead="low_rank has no such limit")
+        self.dim = dim
+        self.scale = BoundedScale(log_std_bounds)
+        self.linear = linear(features, 2 * dim + dim * (dim - 1) // 2)
+        self.register_buffer("below", torch.tril_indices(dim, dim, -1), persistent=False)
+
+    def parts(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean `[..., D]`, scales `[..., D]`, and unit lower triangle `[..., D, D]`."""
+        mean, raw, entries = (
+            self.linear(features).float().split((self.dim, self.dim, self.dim * (self.dim - 1) // 2), -1)
+        )
+        unit = torch.eye(self.dim, device=raw.device).repeat(*raw.shape[:-1], 1, 1)
+        rows, columns = self.below  # type: ignore[misc]
+        unit[..., rows, columns] = entries
+        return mean, self.scale(raw), unit
+
+
+class PrecisionHead(_DenseHead):
+    r"""Linear head that returns a :class:`PrecisionGaussian` with :math:`L = \mathrm{diag}(\sigma)^{-1} U`.
+
+    Arguments:
+        features: number of input features `F`.
+        dim: embedding dimension `D`, at most 1024.
+        log_std_bounds: lowest and highest natural logarithm of :math:`\sigma`.
+    """
+
+    name = "full"
+
+    def forward(self, features: Tensor) -> PrecisionGaussian:
+        mean, scale, unit = self.parts(features)
+        return PrecisionGaussian(mean, unit / scale.unsqueeze(-1))
+
+
+class CovarianceHead(_DenseHead):
+    r"""Linear head that returns a :class:`CovarianceGaussian` with :math:`L = \mathrm{diag}(\sigma) U`.
+
+    Arguments:
+        features: number of input features `F`.
+        dim: embedding dimension `D`, at most 1024.
+        log_std_bounds: lowest and highest natural logarithm of :math:`\sigma`.
+    """
+
+    name = "full_covariance"
+
+    def forward(self, features: Tensor) -> CovarianceGaussian:
+        mean, scale, unit = self.parts(features)
+        return CovarianceGaussian(mean, unit * scale.unsqueeze(-1))

@@ -1,0 +1,85 @@
+"""What every Gaussian belief has in common, however it writes its covariance."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.types import _size
+
+from gje_world.beliefs.belief import EMPTY, Belief
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+class Gaussian(Belief):
+    r"""Belief :math:`N(\mu, \Sigma)`; a subclass says how :math:`\Sigma` acts.
+
+    Arguments:
+        mean: :math:`\mu`, shape `[..., D]`.
+    """
+
+    def __init__(self, mean: Tensor):
+        self._mean = mean
+        super().__init__(mean.shape[:-1], mean.shape[-1])
+
+    # ---- what a subclass tells ----
+
+    @property
+    def half_log_det(self) -> Tensor:
+        r""":math:`\frac12 \log\det\Sigma`, shape `[...]`."""
+        raise NotImplementedError
+
+    def whiten(self, error: Tensor) -> Tensor:
+        r"""`error [..., D]` in coordinates whose squared length is :math:`e^\top \Sigma^{-1} e`."""
+        raise NotImplementedError
+
+    def colour(self, noise: Tensor) -> Tensor:
+        r"""Standard normal `noise [..., D]` turned into noise of covariance :math:`\Sigma`."""
+        raise NotImplementedError
+
+    def blur(self, resolution: float) -> Gaussian:
+        r"""The belief :math:`N(\mu, \Sigma + \tau^2 I)`."""
+        raise NotImplementedError
+
+    @property
+    def precision_trace(self) -> Tensor:
+        r""":math:`\mathrm{tr}\,\Sigma^{-1}`, shape `[...]`."""
+        raise NotImplementedError
+
+    # ---- what follows ----
+
+    @property
+    def mean(self) -> Tensor:
+        return self._mean
+
+    def mahalanobis(self, value: Tensor) -> Tensor:
+        r"""Squared Mahalanobis distance :math:`(v - \mu)^\top \Sigma^{-1} (v - \mu)`, shape `[...]`."""
+        with torch.autocast(value.device.type, enabled=False):
+            return self.whiten(value.to(self.mean.dtype) - self.mean).square().sum(-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return -0.5 * (self.mahalanobis(value) + self.dim * LOG_2PI) - self.half_log_det
+
+    def entropy(self) -> Tensor:
+        return 0.5 * self.dim * (1 + LOG_2PI) + self.half_log_det
+
+    def rsample(self, sample_shape: _size = EMPTY) -> Tensor:
+        shape = self._extended_shape(sample_shape)
+        return self.mean + self.colour(torch.randn(shape, dtype=self.mean.dtype, device=self.mean.device))
+
+    def coverage(self, value: Tensor) -> Tensor:
+        r"""Probability mass of the smallest region that holds `value`, shape `[...]`, in [0, 1].
+
+        The region is the ellipsoid through `value`; its mass is the :math:`\chi^2_D` distribution function
+        at the squared Mahalanobis distance.
+        """
+        distance = self.mahalanobis(value)
+        return torch.special.gammainc(torch.full_like(distance, self.dim / 2), distance / 2)
+
+    def learning_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
+        if not resolution:
+            return self.log_prob(value)
+        blurred = self.blur(resolution)
+        return blurred.log_prob(value) - 0.5 * resolution**2 * blurred.precision_trace

@@ -1,0 +1,131 @@
+"""Low-rank plus diagonal Gaussian belief: a few directions in which dimensions err together."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.types import _size
+
+from gje_world.beliefs.belief import EMPTY
+from gje_world.beliefs.gaussian import Gaussian
+from gje_world.beliefs.head import LOG_STD_BOUNDS, BoundedScale, linear
+
+LARGEST_LOADING = 30.0  # of a factor, in units of the dimension's own std: correlations reach 0.999
+
+
+class LowRankGaussian(Gaussian):
+    r"""Belief :math:`N(\mu, S (I + V V^\top) S)` with :math:`S = \mathrm{diag}(\sigma)`.
+
+    No :math:`D \times D` matrix is made: a sample costs :math:`O(Dr)`, a log-density :math:`O(Dr^2)` by the
+    matrix inversion and determinant lemmas (Woodbury, 1950). The factors are in units of :math:`\sigma`, so
+    that the :math:`r \times r` matrix :math:`I + V^\top V` is well conditioned at every scale.
+
+    Arguments:
+        mean: :math:`\mu`, shape `[..., D]`.
+        std: :math:`\sigma > 0`, shape `[..., D]`.
+        factor: :math:`V`, shape `[..., D, r]`.
+    """
+
+    def __init__(self, mean: Tensor, std: Tensor, factor: Tensor):
+        super().__init__(mean)
+        self.std, self.factor = std, factor
+        self._inverse: Tensor | None = None
+        self._half_log_det: Tensor | None = None
+
+    def _capacitance(self) -> tuple[Tensor, Tensor]:
+        r"""Inverse Cholesky factor of :math:`I + V^\top V`, `[..., r, r]`, and half its log-determinant."""
+        if self._inverse is None or self._half_log_det is None:
+            with torch.autocast(self.factor.device.type, enabled=False):
+                eye = torch.eye(self.factor.shape[-1], dtype=self.factor.dtype, device=self.factor.device)
+                tril, _ = torch.linalg.cholesky_ex(eye + self.factor.mT @ self.factor, check_errors=False)
+                self._half_log_det = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+                self._inverse = torch.linalg.solve_triangular(tril, eye.expand_as(tril), upper=False)
+        return self._inverse, self._half_log_det
+
+    @property
+    def variance(self) -> Tensor:
+        return self.std.square() * (1 + self.factor.square().sum(-1))
+
+    @property
+    def covariance_matrix(self) -> Tensor:
+        scaled = self.std.unsqueeze(-1) * self.factor
+        return self.std.square().diag_embed() + scaled @ scaled.mT
+
+    @property
+    def half_log_det(self) -> Tensor:
+        return self.std.log().sum(-1) + self._capacitance()[1]
+
+    @property
+    def precision_trace(self) -> Tensor:
+        inverse, _ = self._capacitance()
+        explained = inverse @ (self.factor / self.std.unsqueeze(-1)).mT
+        return self.std.square().reciprocal().sum(-1) - explained.square().sum((-2, -1))
+
+    def mahalanobis(self, value: Tensor) -> Tensor:
+        with torch.autocast(value.device.type, enabled=False):
+            error = (value.to(self.mean.dtype) - self.mean) / self.std
+            inverse, _ = self._capacitance()
+            shared = inverse @ (self.factor.mT @ error.unsqueeze(-1))
+            return error.square().sum(-1) - shared.square().sum((-2, -1))
+
+    def rsample(self, sample_shape: _size = EMPTY) -> Tensor:
+        shape, rank = self._extended_shape(sample_shape), self.factor.shape[-1]
+        size = (*shape[:-1], self.dim + rank)
+        own, shared = torch.randn(size, dtype=self.mean.dtype, device=self.mean.device).split(
+            (self.dim, rank), -1
+        )
+        return self.mean + self.std * (own + (self.factor @ shared.unsqueeze(-1)).squeeze(-1))
+
+    def blur(self, resolution: float) -> LowRankGaussian:
+        std = (self.std.square() + resolution**2).sqrt()
+        return LowRankGaussian(self.mean, std, self.factor * (self.std / std).unsqueeze(-1))
+
+    def pick(self, index: Tensor) -> LowRankGaussian:
+        """Of a batch `[..., K]` of beliefs the one at `index [...]` of each row."""
+        lead = index.shape
+        index = index[..., None, None]
+        rows = index.expand(*lead, 1, self.dim)
+        mean, std = (
+            part.expand(*lead, *part.shape[-2:]).gather(-2, rows).squeeze(-2)
+            for part in (self.mean, self.std)
+        )
+        factor = self.factor.expand(*lead, *self.factor.shape[-3:])
+        blocks = index.unsqueeze(-1).expand(*lead, 1, *self.factor.shape[-2:])
+        return LowRankGaussian(mean, std, factor.gather(-3, blocks).squeeze(-3))
+
+    def translate(self, offset: Tensor) -> LowRankGaussian:
+        return LowRankGaussian(self.mean + offset, self.std, self.factor)
+
+
+class LowRankHead(nn.Module):
+    """Linear head that returns a :class:`LowRankGaussian`.
+
+    Arguments:
+        features: number of input features `F`.
+        dim: embedding dimension `D`.
+        rank: number of factors `r`.
+        log_std_bounds: lowest and highest natural logarithm of each dimension's own standard deviation.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        dim: int,
+        rank: int = 8,
+        log_std_bounds: tuple[float, float] = LOG_STD_BOUNDS,
+    ):
+        super().__init__()
+        if rank < 1:
+            raise ValueError(f"rank must be at least 1, got {rank}")
+        self.dim, self.rank = dim, rank
+        self.scale = BoundedScale(log_std_bounds)
+        self.linear = linear(features, (2 + rank) * dim)
+        # factors that are all zero would have no gradient
+        nn.init.normal_(self.linear.bias[2 * dim :], std=0.1)
+
+    def forward(self, features: Tensor) -> LowRankGaussian:
+        mean, raw, factor = (
+            self.linear(features).float().split((self.dim, self.dim, self.rank * self.dim), -1)
+        )
+        factor = LARGEST_LOADING * torch.tanh(factor / LARGEST_LOADING)
+        return LowRankGaussian(mean, self.scale(raw), factor.unflatten(-1, (self.dim, self.rank)))

@@ -1,0 +1,116 @@
+"""Mixture beliefs: one of several things will happen."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.types import _size
+
+from gje_world.beliefs.belief import EMPTY, Belief
+from gje_world.beliefs.diagonal import DiagonalGaussian
+from gje_world.beliefs.head import LOG_STD_BOUNDS, BoundedScale, linear
+from gje_world.beliefs.low_rank import LARGEST_LOADING, LowRankGaussian
+
+
+class Mixture(Belief):
+    r"""Belief :math:`\sum_k w_k N(\mu_k, \Sigma_k)`.
+
+    Samples carry gradients to the component they came from, but none to the weights. Entropy and regions
+    are Monte Carlo estimates.
+
+    Arguments:
+        log_weights: :math:`\log w`, normalised, shape `[..., K]`.
+        components: Gaussian beliefs of batch shape `[..., K]`.
+    """
+
+    def __init__(self, log_weights: Tensor, components: DiagonalGaussian | LowRankGaussian):
+        self.log_weights, self.components = log_weights, components
+        super().__init__(components.batch_shape[:-1], components.dim)
+
+    @property
+    def means(self) -> Tensor:
+        """Of the components, `[..., K, D]`."""
+        return self.components.mean
+
+    @property
+    def mean(self) -> Tensor:
+        return (self.log_weights.exp().unsqueeze(-1) * self.means).sum(-2)
+
+    @property
+    def variance(self) -> Tensor:
+        weights = self.log_weights.exp().unsqueeze(-1)
+        spread = (self.means - self.mean.unsqueeze(-2)).square()
+        return (weights * (self.components.variance + spread)).sum(-2)
+
+    @property
+    def covariance_matrix(self) -> Tensor:
+        weights = self.log_weights.exp()[..., None, None]
+        spread = self.means - self.mean.unsqueeze(-2)
+        return (
+            weights * (self.components.covariance_matrix + spread.unsqueeze(-1) * spread.unsqueeze(-2))
+        ).sum(-3)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return torch.logsumexp(self.log_weights + self.components.log_prob(value.unsqueeze(-2)), -1)
+
+    def rsample(self, sample_shape: _size = EMPTY) -> Tensor:
+        shape = self._extended_shape(sample_shape)[:-1]
+        gumbel = -torch.empty_like(self.log_weights.expand(*shape, -1)).exponential_().log()
+        return self.components.pick((self.log_weights + gumbel).argmax(-1)).rsample()
+
+    def translate(self, offset: Tensor) -> Mixture:
+        return Mixture(self.log_weights, self.components.translate(offset.unsqueeze(-2)))
+
+    def learning_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
+        """As `Belief.learning_log_prob`, its expectation estimated by one draw of the noise."""
+        if not resolution:
+            return self.log_prob(value)
+        blurred = Mixture(self.log_weights, self.components.blur(resolution))
+        return blurred.log_prob(value + resolution * torch.randn_like(value))
+
+
+class MixtureHead(nn.Module):
+    r"""Mixture density head (Bishop, 1994) that returns a :class:`Mixture`.
+
+    It starts balanced: all weights equal, and the components' means apart, so that none is left without a
+    share of the data.
+
+    Arguments:
+        features: number of input features `F`.
+        dim: embedding dimension `D`.
+        components: `K`.
+        rank: factors of each component's covariance; 0 for diagonal ones.
+        log_std_bounds: lowest and highest natural logarithm of the components' standard deviations.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        dim: int,
+        components: int = 8,
+        rank: int = 0,
+        log_std_bounds: tuple[float, float] = LOG_STD_BOUNDS,
+    ):
+        super().__init__()
+        if components < 1:
+            raise ValueError(f"components must be at least 1, got {components}")
+        if rank < 0:
+            raise ValueError(f"rank must be at least 0, got {rank}")
+        self.components, self.rank, self.dim = components, rank, dim
+        self.scale = BoundedScale(log_std_bounds)
+        self.linear = linear(features, components * (1 + (2 + rank) * dim))
+        bias = self.linear.bias[components:].view(components, 2 + rank, dim)
+        nn.init.normal_(bias[:, 0])
+        nn.init.normal_(bias[:, 2:], std=0.1)
+
+    def forward(self, features: Tensor) -> Mixture:
+        raw = self.linear(features).float()
+        logits, parts = raw[..., : self.components], raw[..., self.components :]
+        parts = parts.unflatten(-1, (self.components, 2 + self.rank, self.dim))
+        mean, scale = parts[..., 0, :], self.scale(parts[..., 1, :])
+        log_weights = F.log_softmax(logits, -1)
+        if not self.rank:
+            return Mixture(log_weights, DiagonalGaussian(mean, scale))
+        factor = LARGEST_LOADING * torch.tanh(parts[..., 2:, :].mT / LARGEST_LOADING)
+        return Mixture(log_weights, LowRankGaussian(mean, scale, factor))

@@ -1,0 +1,113 @@
+"""Multivariate Student-t belief: heavy tails, so that a rare large error is no catastrophe."""
+
+from __future__ import annotations
+
+import math
+
+import scipy.special
+import torch
+from torch import Tensor, nn
+from torch.types import _size
+
+from gje_world.beliefs.belief import EMPTY, Belief
+from gje_world.beliefs.head import LOG_STD_BOUNDS, BoundedScale, linear
+
+LOWEST_DF, HIGHEST_DF = 2.1, 100.0  # below 2 there is no variance, above 100 nothing but a Gaussian
+
+
+class StudentT(Belief):
+    r"""Belief :math:`t_\nu(\mu, \mathrm{diag}(s^2))` (Kotz and Nadarajah, 2004, eq. 1.1).
+
+    Arguments:
+        mean: :math:`\mu`, shape `[..., D]`.
+        scale: :math:`s > 0`, shape `[..., D]`. The variance is :math:`s^2 \nu / (\nu - 2)`.
+        df: degrees of freedom :math:`\nu > 2`, shape `[...]`.
+    """
+
+    def __init__(self, mean: Tensor, scale: Tensor, df: Tensor):
+        self._mean, self.scale, self.df = mean, scale, df
+        super().__init__(mean.shape[:-1], mean.shape[-1])
+
+    @property
+    def mean(self) -> Tensor:
+        return self._mean
+
+    @property
+    def variance(self) -> Tensor:
+        return self.scale.square() * (self.df / (self.df - 2)).unsqueeze(-1)
+
+    @property
+    def covariance_matrix(self) -> Tensor:
+        return self.variance.diag_embed()
+
+    def _distance(self, value: Tensor) -> Tensor:
+        """Squared distance `[...]` in units of the scale."""
+        return ((value.to(self.mean.dtype) - self.mean) / self.scale).square().sum(-1)
+
+    def _log_normaliser(self) -> Tensor:
+        half, whole = self.df / 2, (self.df + self.dim) / 2
+        constant = torch.lgamma(whole) - torch.lgamma(half) - 0.5 * self.dim * (self.df * math.pi).log()
+        return constant - self.scale.log().sum(-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        tail = 0.5 * (self.df + self.dim) * torch.log1p(self._distance(value) / self.df)
+        return self._log_normaliser() - tail
+
+    def entropy(self) -> Tensor:
+        """In closed form (Kotz and Nadarajah, 2004, section 1.10)."""
+        whole = (self.df + self.dim) / 2
+        return whole * (torch.digamma(whole) - torch.digamma(self.df / 2)) - self._log_normaliser()
+
+    def rsample(self, sample_shape: _size = EMPTY) -> Tensor:
+        shape = self._extended_shape(sample_shape)
+        noise = torch.randn(shape, dtype=self.mean.dtype, device=self.mean.device)
+        half = (self.df / 2).expand(shape[:-1])
+        mixing = torch.distributions.Gamma(half, half, validate_args=False).rsample()
+        return self.mean + self.scale * noise * mixing.rsqrt().unsqueeze(-1)
+
+    def translate(self, offset: Tensor) -> StudentT:
+        return StudentT(self.mean + offset, self.scale, self.df)
+
+    @torch.no_grad()
+    def coverage(self, value: Tensor) -> Tensor:
+        r"""Mass of the ellipsoid through `value`, shape `[...]`: a regularised incomplete beta function.
+
+        The squared distance over :math:`D` follows Fisher's :math:`F_{D,\nu}`. Computed on the CPU.
+        """
+        distance = self._distance(value)
+        share = (distance / (distance + self.df)).cpu()
+        mass = scipy.special.betainc(self.dim / 2, (self.df / 2).cpu().numpy(), share.numpy())
+        return torch.as_tensor(mass, dtype=distance.dtype, device=distance.device)
+
+
+class StudentTHead(nn.Module):
+    r"""Linear head that returns a :class:`StudentT`.
+
+    Arguments:
+        features: number of input features `F`.
+        dim: embedding dimension `D`.
+        df: degrees of freedom :math:`\nu > 2` of all inputs; None to learn it from each, between 2.1 and 100.
+        log_std_bounds: lowest and highest natural logarithm of the scales.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        dim: int,
+        df: float | None = None,
+        log_std_bounds: tuple[float, float] = LOG_STD_BOUNDS,
+    ):
+        super().__init__()
+        if df is not None and not df > 2:
+            raise ValueError(f"df must be above 2, where the variance is finite, got {df}")
+        self.dim, self.df = dim, df
+        self.scale = BoundedScale(log_std_bounds)
+        self.df_between = BoundedScale((math.log(LOWEST_DF), math.log(HIGHEST_DF)))
+        self.linear = linear(features, 2 * dim + (df is None))
+
+    def forward(self, features: Tensor) -> StudentT:
+        raw = self.linear(features).float()
+        mean, scale = raw[..., : self.dim], self.scale(raw[..., self.dim : 2 * self.dim])
+        if self.df is None:
+            return StudentT(mean, scale, self.df_between(raw[..., -1]))
+        return StudentT(mean, scale, torch.full_like(mean[..., 0], self.df))
