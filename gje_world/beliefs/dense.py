@@ -6,9 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gje_world.beliefs.gaussian import Gaussian
-from gje_world.beliefs.head import LOG_STD_BOUNDS, BoundedScale, linear, require_dim
-
-LARGEST_DIM = 1024  # a head for it would have half a million outputs
+from gje_world.beliefs.head import LARGEST_DIM, LOG_STD_BOUNDS, BoundedScale, linear, require_dim
 
 
 class PrecisionGaussian(Gaussian):

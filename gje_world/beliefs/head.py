@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 LOG_STD_BOUNDS = (-10.0, 10.0)  # natural logarithm of the smallest and the largest standard deviation
+LARGEST_DIM = 1024  # of beliefs with D² parameters: a head for more would have half a million outputs
 
 
 def linear(features: int, outputs: int) -> nn.Linear:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from gje_world.beliefs.gaussian import Gaussian
-from gje_world.beliefs.head import LOG_STD_BOUNDS, BoundedScale, linear
+from gje_world.beliefs.head import LARGEST_DIM, LOG_STD_BOUNDS, BoundedScale, linear, require_dim
 
 
 class SpectralGaussian(Gaussian):
@@ -57,12 +57,13 @@ class SpectralHead(nn.Module):
 
     Arguments:
         features: number of input features `F`.
-        dim: embedding dimension `D`.
+        dim: embedding dimension `D`, at most 1024.
         log_std_bounds: lowest and highest natural logarithm of the standard deviations along the axes.
     """
 
     def __init__(self, features: int, dim: int, log_std_bounds: tuple[float, float] = LOG_STD_BOUNDS):
         super().__init__()
+        require_dim("spectral", dim, high=LARGEST_DIM, instead="low_rank has no such limit")
         self.scale = BoundedScale(log_std_bounds)
         self.linear = linear(features, 2 * dim)
         axes = nn.Linear(dim, dim, bias=False)

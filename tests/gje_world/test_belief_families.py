@@ -1,0 +1,413 @@
+"""Every belief against an oracle in float64, and what all of them have in common."""
+
+import math
+
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import distributions as td
+
+from gje_world.beliefs import (
+    HEADS,
+    CovarianceGaussian,
+    DiagonalGaussian,
+    Ensemble,
+    LowRankGaussian,
+    Mixture,
+    Polar,
+    PowerSpherical,
+    PrecisionGaussian,
+    SpectralGaussian,
+    StudentT,
+    make_head,
+)
+
+DENSE = [name for name in HEADS if name != "point"]
+GAUSSIAN = ["diagonal", "low_rank", "full", "full_covariance", "spectral"]
+IN_SPACE = [name for name in DENSE if name != "power_spherical"]
+ESTIMATED = {"mixture", "flow", "ensemble"}  # entropy and regions by Monte Carlo
+B, D = 7, 6
+
+
+def tril(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    lower = (
+        torch.randn(*shape, shape[-1], generator=generator, dtype=torch.float64).tril(-1) / shape[-1] ** 0.5
+    )
+    return lower + torch.diag_embed(0.3 + torch.rand(*shape, generator=generator, dtype=torch.float64))
+
+
+def double(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def positive(*shape, seed=0):
+    return 0.2 + 2 * torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def orthogonal(dim):
+    return torch.linalg.qr(double(dim, dim, seed=3))[0]
+
+
+def sphere(*shape, seed=0):
+    return torch.nn.functional.normalize(double(*shape, seed=seed), dim=-1)
+
+
+def gaussians(dim):
+    """Name, our belief, and torch's with the same parameters, all in float64."""
+    mean, std, factor, lower = double(B, dim), positive(B, dim), double(B, dim, 3, seed=1), tril(B, dim)
+    basis = orthogonal(dim)
+    covariance = torch.linalg.inv(lower @ lower.mT)
+    low_rank = (std.unsqueeze(-1) * factor, std.square())
+    return {
+        "diagonal": (DiagonalGaussian(mean, std), td.MultivariateNormal(mean, scale_tril=std.diag_embed())),
+        "low_rank": (LowRankGaussian(mean, std, factor), td.LowRankMultivariateNormal(mean, *low_rank)),
+        "full": (PrecisionGaussian(mean, lower), td.MultivariateNormal(mean, covariance)),
+        "full_covariance": (CovarianceGaussian(mean, lower), td.MultivariateNormal(mean, scale_tril=lower)),
+        "spectral": (
+            SpectralGaussian(mean, std, basis),
+            td.MultivariateNormal(mean, basis @ std.square().diag_embed() @ basis.mT),
+        ),
+    }
+
+
+def in_float32(belief):
+    """The same belief with its parameters in float32."""
+    parts = [value.float() for value in vars(belief).values() if isinstance(value, torch.Tensor)]
+    return type(belief)(*parts)
+
+
+@pytest.mark.parametrize("dim", [1, D, 96])
+@pytest.mark.parametrize("name", GAUSSIAN)
+def test_gaussians_agree_with_torch_in_float64(name, dim):
+    ours, oracle = gaussians(dim)[name]
+    value = oracle.sample((5,)) + double(5, B, dim, seed=9)
+    torch.testing.assert_close(ours.log_prob(value), oracle.log_prob(value), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(ours.entropy(), oracle.entropy(), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(ours.mean, oracle.mean)
+    torch.testing.assert_close(ours.variance, oracle.variance, rtol=1e-9, atol=1e-9)
+    covariance = getattr(oracle, "covariance_matrix")  # noqa: B009
+    torch.testing.assert_close(ours.covariance_matrix, covariance, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(
+        ours.precision_trace,
+        torch.linalg.inv(covariance).diagonal(dim1=-2, dim2=-1).sum(-1),
+        rtol=1e-7,
+        atol=0,
+    )
+
+
+@pytest.mark.parametrize("dim", [1, D, 96])
+@pytest.mark.parametrize("name", GAUSSIAN)
+def test_gaussian_log_densities_are_right_to_1e_5_in_float32(name, dim):
+    ours, oracle = gaussians(dim)[name]
+    single = in_float32(ours)
+    value = oracle.sample((50,))
+    found, right = single.log_prob(value.float()).double(), oracle.log_prob(value)
+    assert single.log_prob(value.float()).dtype == torch.float32
+    # relative to the size of the terms that a log-density is the sum of
+    size = right.abs() + 0.5 * dim * math.log(2 * math.pi)
+    assert ((found - right).abs() / size).max() < 1e-5
+
+
+@pytest.mark.parametrize("name", GAUSSIAN)
+def test_gaussian_samples_have_the_moments_of_the_belief(name):
+    ours, oracle = gaussians(D)[name]
+    count = 200_000
+    torch.manual_seed(0)
+    sample = ours.rsample((count,))
+    mean, covariance = (
+        sample.mean(0),
+        torch.einsum("nbi,nbj->bij", sample - ours.mean, sample - ours.mean) / count,
+    )
+    scale = oracle.variance.sqrt()
+    assert ((mean - ours.mean) / scale).abs().max() < 6 / count**0.5
+    outer = scale.unsqueeze(-1) * scale.unsqueeze(-2)
+    assert ((covariance - ours.covariance_matrix) / outer).abs().max() < 9 / count**0.5
+
+
+@pytest.mark.parametrize("name", GAUSSIAN)
+def test_a_blurred_gaussian_is_the_gaussian_plus_noise(name):
+    ours, _ = gaussians(D)[name]
+    tau, value = 0.35, double(B, D, seed=5)
+    blurred = td.MultivariateNormal(
+        ours.mean, ours.covariance_matrix + tau**2 * torch.eye(D, dtype=torch.float64)
+    )
+    # the expectation over the noise, by an exact quadrature for quadratics: plus and minus along each axis
+    steps = tau * D**0.5 * torch.cat([torch.eye(D, dtype=torch.float64), -torch.eye(D, dtype=torch.float64)])
+    expected = torch.stack([blurred.log_prob(value + step) for step in steps]).mean(0)
+    torch.testing.assert_close(ours.learning_log_prob(value, tau), expected, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(ours.learning_log_prob(value), ours.log_prob(value))
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_mixtures_agree_with_torch(rank):
+    k = 4
+    mean, std, factor = double(B, k, D), positive(B, k, D), double(B, k, D, 2, seed=1)
+    logits = double(B, k, seed=2)
+    components = LowRankGaussian(mean, std, factor) if rank else DiagonalGaussian(mean, std)
+    dense = td.MultivariateNormal(mean, components.covariance_matrix)
+    oracle = td.MixtureSameFamily(td.Categorical(logits=logits), dense)
+    ours = Mixture(logits.log_softmax(-1), components)
+    value = oracle.sample((20,))
+    torch.testing.assert_close(ours.log_prob(value), oracle.log_prob(value))
+    torch.testing.assert_close(ours.mean, oracle.mean)
+    torch.testing.assert_close(ours.variance, oracle.variance)
+    torch.manual_seed(0)
+    sample = ours.rsample((100_000,))
+    assert ((sample.mean(0) - oracle.mean) / oracle.stddev).abs().max() < 0.02
+    centred = sample - oracle.mean
+    covariance = torch.einsum("nbi,nbj->bij", centred, centred) / len(sample)
+    torch.testing.assert_close(covariance, ours.covariance_matrix, rtol=0.05, atol=0.1)
+
+
+def test_mixture_samples_come_from_each_component_as_often_as_its_weight():
+    weights = torch.tensor([0.05, 0.25, 0.7])
+    means = torch.tensor([[-10.0], [0.0], [10.0]])
+    belief = Mixture(weights.log(), DiagonalGaussian(means, torch.full((3, 1), 0.1)))
+    torch.manual_seed(0)
+    nearest = (belief.rsample((50_000,)) / 10).round().long().squeeze(-1) + 1
+    assert (torch.bincount(nearest, minlength=3) / 50_000 - weights).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("dim, df", [(1, 3.0), (1, 100.0), (6, 2.1), (64, 5.0)])
+def test_student_t_agrees_with_scipy(dim, df):
+    mean, scale, value = double(dim), positive(dim), double(50, dim, seed=4) * 3
+    ours = StudentT(mean, scale, torch.tensor(df, dtype=torch.float64))
+    oracle = scipy.stats.multivariate_t(mean.numpy(), scale.square().diag().numpy(), df)
+    right = torch.as_tensor(oracle.logpdf(value.numpy())).reshape(50)
+    torch.testing.assert_close(ours.log_prob(value), right, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(ours.entropy(), torch.tensor(oracle.entropy(), dtype=torch.float64))
+    single = in_float32(ours).log_prob(value.float()).double()
+    assert ((single - right).abs() / (right.abs() + dim)).max() < 1e-5
+
+
+@pytest.mark.parametrize("dim", [2, 3, 16])
+@pytest.mark.parametrize("concentration", [0.01, 3.0, 500.0])
+def test_the_power_spherical_density_integrates_to_one(dim, concentration):
+    direction = sphere(dim)
+    ours = PowerSpherical(direction, torch.tensor(concentration, dtype=torch.float64))
+    # along the axis: density times the area of the circle of latitude
+    cosine = torch.cos(torch.linspace(0, math.pi, 200_001, dtype=torch.float64))
+    across = torch.zeros(dim, dtype=torch.float64)
+    across[0] = 1.0
+    across = torch.nn.functional.normalize(across - (across @ direction) * direction, dim=-1)
+    points = cosine[:, None] * direction + (1 - cosine.square()).clamp(min=0).sqrt()[:, None] * across
+    area = 2 * math.pi ** ((dim - 1) / 2) / math.gamma((dim - 1) / 2)
+    ring = area * (1 - cosine.square()).clamp(min=0) ** ((dim - 2) / 2)
+    density = (ours.log_prob(points).exp() * ring)[1:-1]
+    angle = math.pi / 200_000
+    assert abs(float(density.sum() * angle) - 1) < 1e-4 + 2 * angle * float(density.max())
+    expected = (density * -ours.log_prob(points)[1:-1]).sum() * angle
+    torch.testing.assert_close(ours.entropy(), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("concentration", [0.5, 50.0])
+def test_power_spherical_samples_have_its_moments_and_unit_length(concentration):
+    direction = sphere(3, D)
+    ours = PowerSpherical(direction, torch.full((3,), concentration, dtype=torch.float64))
+    torch.manual_seed(0)
+    sample = ours.rsample((200_000,))
+    torch.testing.assert_close(sample.norm(dim=-1), torch.ones(200_000, 3, dtype=torch.float64))
+    assert (sample.mean(0) - ours.mean).abs().max() < 0.01
+    centred = sample - sample.mean(0)
+    covariance = torch.einsum("nbi,nbj->bij", centred, centred) / len(sample)
+    torch.testing.assert_close(covariance, ours.covariance_matrix, rtol=0.05, atol=3e-3)
+
+
+def test_the_polar_density_integrates_to_one_and_has_its_moments():
+    direction = PowerSpherical(sphere(2), torch.tensor(4.0, dtype=torch.float64))
+    one = torch.ones((), dtype=torch.float64)
+    ours = Polar(direction, 0.2 * one, 0.3 * one)
+    axis = torch.linspace(-6, 6, 2401, dtype=torch.float64)
+    grid = torch.cartesian_prod(axis, axis)
+    cell, density = 0.005**2, ours.log_prob(grid).exp()
+    assert abs(float(density.sum() * cell) - 1) < 1e-3
+    torch.testing.assert_close((density[:, None] * grid).sum(0) * cell, ours.mean, rtol=1e-3, atol=1e-3)
+    square = (density[:, None] * grid.square()).sum(0) * cell
+    torch.testing.assert_close(square - ours.mean.square(), ours.variance, rtol=2e-3, atol=1e-3)
+    surprise = (-ours.log_prob(grid) * density).nan_to_num(0.0)
+    torch.testing.assert_close(surprise.sum() * cell, ours.entropy(), rtol=1e-3, atol=1e-3)
+
+
+def test_an_ensemble_is_the_equal_mixture_of_its_members():
+    mean, std = double(3, B, D), positive(3, B, D)
+    ours = Ensemble([DiagonalGaussian(m, s) for m, s in zip(mean, std, strict=True)])
+    oracle = td.MixtureSameFamily(
+        td.Categorical(logits=torch.zeros(B, 3, dtype=torch.float64)),
+        td.Independent(td.Normal(mean.movedim(0, 1), std.movedim(0, 1)), 1),
+    )
+    value = oracle.sample((20,))
+    torch.testing.assert_close(ours.log_prob(value), oracle.log_prob(value))
+    torch.testing.assert_close(ours.mean, oracle.mean)
+    torch.testing.assert_close(ours.variance, oracle.variance)
+    torch.testing.assert_close(ours.aleatoric + ours.epistemic, ours.variance)
+    torch.testing.assert_close(ours.covariance_matrix.diagonal(dim1=-2, dim2=-1), ours.variance)
+    alike = Ensemble([DiagonalGaussian(mean[0], std[0])] * 3)
+    assert torch.equal(alike.epistemic, torch.zeros(B, D, dtype=torch.float64))
+
+
+# ---- what all beliefs have in common ----
+
+
+def believe(name, dim=D, batch=(B,), spread=1.0, **options):
+    torch.manual_seed(1)
+    head = make_head(name, features=16, dim=dim, **options)
+    return head, head(spread * torch.randn(*batch, 16))
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_regions_of_a_belief_hold_what_they_claim_of_its_own_samples(name):
+    _, belief = believe(name)
+    with torch.no_grad():
+        mass = belief.coverage(belief.sample((4000,)))
+    assert mass.shape == (4000, B)
+    for level in (0.5, 0.9, 0.95):
+        # beliefs that rank among few samples share their luck within a row
+        assert abs(float((mass <= level).float().mean()) - level) < (0.04 if name in ESTIMATED else 0.01)
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_entropy_is_the_mean_surprise_of_the_beliefs_own_samples(name):
+    _, belief = believe(name)
+    with torch.no_grad():
+        count = 4_000 if name == "flow" else 40_000
+        surprise = -belief.log_prob(belief.sample((count,)))
+        bound = 8 * surprise.std(0) * (1 / count**0.5 + (name in ESTIMATED) / 199**0.5)
+        assert ((belief.entropy() - surprise.mean(0)).abs() < bound + 1e-3).all()
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_moments_are_those_of_the_beliefs_own_samples(name):
+    _, belief = believe(name)
+    with torch.no_grad():
+        sample = belief.sample((4_000 if name == "flow" else 40_000,))
+        error = (sample.mean(0) - belief.mean).abs() / sample.std(0)
+        assert error.max() < (0.4 if name == "flow" else 0.04)
+        assert (sample.std(0) / belief.stddev - 1).abs().max() < (0.4 if name == "flow" else 0.15)
+
+
+@pytest.mark.parametrize("name", IN_SPACE)
+@settings(max_examples=10, deadline=None)
+@given(offset=st.floats(-100, 100))
+def test_a_translated_belief_has_the_density_of_the_translated_target(name, offset):
+    _, belief = believe(name)
+    with torch.no_grad():
+        value = belief.sample()
+        moved = belief.translate(torch.full((D,), offset))
+        assert moved.batch_shape == belief.batch_shape
+        torch.testing.assert_close(
+            moved.log_prob(value + offset), belief.log_prob(value), rtol=1e-3, atol=5e-2
+        )
+        if name != "flow":
+            torch.testing.assert_close(moved.mean, belief.mean + offset)
+            torch.testing.assert_close(moved.variance, belief.variance)
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_all_parameters_of_a_head_learn_from_the_likelihood(name):
+    head, belief = believe(name)
+    value = belief.sample()
+    (-belief.learning_log_prob(value)).mean().backward()
+    without = [label for label, p in head.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert not without
+    assert any(float(p.grad.abs().max()) > 0 for p in head.parameters())
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_samples_carry_gradients(name):
+    head, belief = believe(name)
+    belief.rsample((3,)).square().sum().backward()
+    assert any(p.grad is not None and float(p.grad.abs().max()) > 0 for p in head.parameters())
+
+
+@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("dim", [1, 4096])
+@pytest.mark.parametrize("far", [0.0, 1e6])
+def test_extreme_sizes_and_targets_give_finite_values_and_gradients_or_a_clear_error(name, dim, far):
+    if dim == 1 and name in ("polar", "power_spherical"):
+        with pytest.raises(
+            ValueError, match=f"belief={name} needs an embedding dimension of at least 2, got 1"
+        ):
+            make_head(name, 4, dim)
+        return
+    if dim == 4096 and name in ("full", "full_covariance", "spectral"):
+        with pytest.raises(ValueError, match=r"at most 1024, got 4096; .*low_rank"):
+            make_head(name, 4, dim)
+        return
+    torch.manual_seed(0)
+    options = {"flow": {"hidden": 2, "transforms": 1}, "ensemble": {"members": 2}}.get(name, {})
+    head = make_head(name, 4, dim, **options)
+    belief = head(torch.randn(3, 4))
+    value = torch.full((3, dim), far) if name != "power_spherical" else sphere(3, dim).float()
+    density = belief.log_prob(value)
+    (-density.mean() / dim).backward()
+    assert density.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in head.parameters())
+    assert belief.rsample().isfinite().all()
+
+
+@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_outside_leaves_the_likelihood_in_float32(name, dtype):
+    head, plain = believe(name)
+    value = plain.sample().to(dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.manual_seed(2)
+        belief = head(torch.randn(B, 16))
+        inside = belief.log_prob(value)
+    assert inside.dtype == belief.mean.dtype == torch.float32
+    torch.testing.assert_close(inside, belief.log_prob(value.float()), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_equal_inputs_and_targets_give_finite_gradients(name):
+    head, _ = believe(name)
+    belief = head(torch.zeros(B, 16))
+    target = torch.nn.functional.normalize(torch.ones(B, D), dim=-1)
+    (-belief.learning_log_prob(target, 0.35 if name in GAUSSIAN else 0.0)).mean().backward()
+    assert all(p.grad.isfinite().all() for p in head.parameters())
+
+
+def test_no_square_matrix_is_made_by_a_low_rank_belief(monkeypatch):
+    shapes = []
+
+    class Watched(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            shapes.extend(
+                tuple(r.shape)
+                for r in (result if isinstance(result, tuple) else (result,))
+                if hasattr(r, "shape")
+            )
+            return result
+
+    with Watched():
+        _, belief = believe("low_rank", dim=300, rank=4)
+        (belief.log_prob(belief.rsample()).sum() + belief.entropy().sum()).backward()
+        belief.coverage(belief.mean)
+    assert shapes and not [shape for shape in shapes if shape[-2:] == (300, 300)]
+
+
+def test_beliefs_refuse_options_that_they_do_not_have():
+    with pytest.raises(ValueError, match="belief=diagonal has no option rank; it takes log_std_bounds"):
+        make_head("diagonal", 4, 4, rank=2)
+    with pytest.raises(ValueError, match=r"belief must be one of .*; got 'cauchy'"):
+        make_head("ensemble", 4, 4, member="cauchy")
+    for options in (
+        {"name": "low_rank", "rank": 0},
+        {"name": "mixture", "components": 0},
+        {"name": "ensemble", "members": 1},
+    ):
+        with pytest.raises(ValueError, match="must be at least"):
+            make_head(features=4, dim=4, **options)
+    with pytest.raises(ValueError, match="df must be above 2"):
+        make_head("student_t", 4, 4, df=1.0)
+
+
+def test_an_ensemble_hands_what_it_does_not_take_to_its_members():
+    head = make_head("ensemble", 4, 5, member="mixture", members=3, components=2)
+    belief = head(torch.randn(2, 4))
+    assert len(belief.members) == 3
+    assert belief.members[0].means.shape == (2, 2, 5)
