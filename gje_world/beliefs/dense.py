@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gje_world.beliefs.gaussian import Gaussian
+from gje_world.beliefs.gaussian import Gaussian, times
 from gje_world.beliefs.head import LARGEST_DIM, LOG_STD_BOUNDS, BoundedScale, linear, require_dim
 
 
@@ -48,7 +48,7 @@ class PrecisionGaussian(Gaussian):
         return self.precision_tril.square().sum((-2, -1))
 
     def whiten(self, error: Tensor) -> Tensor:
-        return (error.unsqueeze(-2) @ self.precision_tril).squeeze(-2)
+        return times(error, self.precision_tril)
 
     def colour(self, noise: Tensor) -> Tensor:
         # a row times the inverse of a lower factor: one triangle for all samples of a batch entry
@@ -97,7 +97,7 @@ class CovarianceGaussian(Gaussian):
         return torch.linalg.solve_triangular(tril, error.unsqueeze(-1), upper=False).squeeze(-1)
 
     def colour(self, noise: Tensor) -> Tensor:
-        return (self.scale_tril @ noise.unsqueeze(-1)).squeeze(-1)
+        return times(noise, self.scale_tril.mT)
 
     def blur(self, resolution: float) -> CovarianceGaussian:
         eye = torch.eye(self.dim, dtype=self.scale_tril.dtype, device=self.scale_tril.device)

@@ -13,6 +13,15 @@ from gje_world.beliefs.belief import EMPTY, Belief
 LOG_2PI = math.log(2 * math.pi)
 
 
+def times(vectors: Tensor, matrix: Tensor) -> Tensor:
+    """`vectors [*samples, *batch, D]` times `matrix [*batch, D, R]`, not copied for each of the samples."""
+    samples = vectors.ndim - matrix.ndim + 1
+    if samples <= 0:
+        return (vectors.unsqueeze(-2) @ matrix).squeeze(-2)
+    rows = vectors.flatten(0, samples - 1).movedim(0, -2)
+    return (rows @ matrix).movedim(-2, 0).unflatten(0, vectors.shape[:samples])
+
+
 class Gaussian(Belief):
     r"""Belief :math:`N(\mu, \Sigma)`; a subclass says how :math:`\Sigma` acts.
 

@@ -4,13 +4,40 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.types import _size
 
 from gje_world.beliefs.belief import EMPTY
-from gje_world.beliefs.gaussian import Gaussian
+from gje_world.beliefs.gaussian import LOG_2PI, Gaussian, times
 from gje_world.beliefs.head import LOG_STD_BOUNDS, BoundedScale, linear
 
 LARGEST_LOADING = 30.0  # of a factor, in units of the dimension's own std: correlations reach 0.999
+
+
+class _Energy(torch.autograd.Function):
+    r"""Half of :math:`e^\top (I + V V^\top)^{-1} e + \log\det(I + V^\top V)`, its gradient in closed form.
+
+    With :math:`C = I + V^\top V`, :math:`q = C^{-1} V^\top e` and :math:`u = e - V q`, the gradients are
+    :math:`u` and :math:`V C^{-1} - u q^\top`: no pass back through a Cholesky factor.
+    """
+
+    @staticmethod
+    def forward(ctx, error: Tensor, factor: Tensor) -> Tensor:
+        eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+        tril, _ = torch.linalg.cholesky_ex(eye + factor.mT @ factor, check_errors=False)
+        inverse = torch.cholesky_inverse(tril)
+        shared = times(times(error, factor), inverse)
+        unexplained = error - (factor @ shared.unsqueeze(-1)).squeeze(-1)
+        ctx.save_for_backward(unexplained, shared, factor, inverse)
+        return 0.5 * (error * unexplained).sum(-1) + tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
+        unexplained, shared, factor, inverse = ctx.saved_tensors
+        to_error = grad.unsqueeze(-1) * unexplained
+        to_factor = factor @ (grad[..., None, None] * inverse)
+        return to_error, to_factor.sub_(to_error.unsqueeze(-1) * shared.unsqueeze(-2))
 
 
 class LowRankGaussian(Gaussian):
@@ -64,9 +91,17 @@ class LowRankGaussian(Gaussian):
     def mahalanobis(self, value: Tensor) -> Tensor:
         with torch.autocast(value.device.type, enabled=False):
             error = (value.to(self.mean.dtype) - self.mean) / self.std
-            inverse, _ = self._capacitance()
-            shared = inverse @ (self.factor.mT @ error.unsqueeze(-1))
-            return error.square().sum(-1) - shared.square().sum((-2, -1))
+            shared = times(times(error, self.factor), self._capacitance()[0].mT)
+            return error.square().sum(-1) - shared.square().sum(-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if value.ndim > self.mean.ndim:
+            return super().log_prob(value)
+        with torch.autocast(value.device.type, enabled=False):
+            error = (value.to(self.mean.dtype) - self.mean) / self.std
+            factor = self.factor.expand(*error.shape, -1)
+            energy = _Energy.apply(error, factor)
+            return -energy - self.std.log().sum(-1) - 0.5 * self.dim * LOG_2PI
 
     def rsample(self, sample_shape: _size = EMPTY) -> Tensor:
         shape, rank = self._extended_shape(sample_shape), self.factor.shape[-1]

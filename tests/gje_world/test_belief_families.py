@@ -141,6 +141,15 @@ def test_a_blurred_gaussian_is_the_gaussian_plus_noise(name):
     torch.testing.assert_close(ours.learning_log_prob(value), ours.log_prob(value))
 
 
+def test_the_low_rank_gradient_in_closed_form_is_that_of_the_density():
+    mean, std, factor, value = double(3, 4), positive(3, 4), double(3, 4, 2, seed=1), double(3, 4, seed=2)
+    parts = [part.requires_grad_() for part in (mean, std, factor, value)]
+    assert torch.autograd.gradcheck(lambda m, s, f, v: LowRankGaussian(m, s, f).log_prob(v), parts)
+    several = value.expand(5, 3, 4)  # more values than beliefs take the other way to the same number
+    belief = LowRankGaussian(mean, std, factor)
+    torch.testing.assert_close(belief.log_prob(several)[0], belief.log_prob(value))
+
+
 @pytest.mark.parametrize("rank", [0, 2])
 def test_mixtures_agree_with_torch(rank):
     k = 4
