@@ -11,7 +11,7 @@ from torch import nn
 from gje_world.beliefs.belief import Belief
 from gje_world.beliefs.dense import CovarianceGaussian, CovarianceHead, PrecisionGaussian, PrecisionHead
 from gje_world.beliefs.diagonal import DiagonalGaussian, DiagonalHead
-from gje_world.beliefs.ensemble import Ensemble, EnsembleHead
+from gje_world.beliefs.ensemble import Ensemble, EnsembleHead, Pool
 from gje_world.beliefs.flow import Flow, FlowHead
 from gje_world.beliefs.gaussian import Gaussian
 from gje_world.beliefs.low_rank import LowRankGaussian, LowRankHead
@@ -83,6 +83,7 @@ __all__ = [
     "Point",
     "PointHead",
     "Polar",
+    "Pool",
     "PowerSpherical",
     "PrecisionGaussian",
     "SpectralGaussian",

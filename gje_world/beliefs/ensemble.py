@@ -1,4 +1,4 @@
-"""Ensemble belief: several opinions, whose disagreement is what more data would settle."""
+"""Beliefs of many: an ensemble, whose disagreement more data would settle, and a cloud of particles."""
 
 from __future__ import annotations
 
@@ -13,30 +13,38 @@ from gje_world.beliefs.belief import EMPTY, Belief
 from gje_world.networks.mlp import NormedLinear
 
 
-class Ensemble(Belief):
-    """Equal mixture of `members`, beliefs of one shape (Lakshminarayanan et al., 2017).
+class EqualMixture(Belief):
+    """Equal mixture of beliefs of one shape, told by a subclass.
 
     Its variance is the sum of `aleatoric`, what each member holds to be noise, and `epistemic`, how far the
     members' means lie apart. Entropy and regions are Monte Carlo estimates.
     """
 
-    def __init__(self, members: Sequence[Belief]):
-        self.members = tuple(members)
-        super().__init__(members[0].batch_shape, members[0].dim)
+    def each_density(self, value: Tensor) -> Tensor:
+        """Log-density of `value [..., D]` under each member, `[M, ...]`."""
+        raise NotImplementedError
+
+    def each_draw(self, sample_shape: _size) -> Tensor:
+        """A draw of each member, `[M, *sample_shape, *batch, D]`."""
+        raise NotImplementedError
+
+    def each(self, property: str) -> Tensor:
+        """A property of each member, `[M, *batch, ...]`."""
+        raise NotImplementedError
 
     @property
     def mean(self) -> Tensor:
-        return torch.stack([member.mean for member in self.members]).mean(0)
+        return self.each("mean").mean(0)
 
     @property
     def aleatoric(self) -> Tensor:
         """Mean variance of the members, `[..., D]`."""
-        return torch.stack([member.variance for member in self.members]).mean(0)
+        return self.each("variance").mean(0)
 
     @property
     def epistemic(self) -> Tensor:
         """Variance of the members' means, `[..., D]`."""
-        return torch.stack([member.mean for member in self.members]).var(0, correction=0)
+        return self.each("mean").var(0, correction=0)
 
     @property
     def variance(self) -> Tensor:
@@ -44,20 +52,36 @@ class Ensemble(Belief):
 
     @property
     def covariance_matrix(self) -> Tensor:
-        means = torch.stack([member.mean for member in self.members])
+        means = self.each("mean")
         spread = means - means.mean(0)
-        own = torch.stack([member.covariance_matrix for member in self.members])
-        return (own + spread.unsqueeze(-1) * spread.unsqueeze(-2)).mean(0)
+        return (self.each("covariance_matrix") + spread.unsqueeze(-1) * spread.unsqueeze(-2)).mean(0)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        own = torch.stack([member.log_prob(value) for member in self.members])
-        return torch.logsumexp(own, 0) - math.log(len(self.members))
+        densities = self.each_density(value)
+        return torch.logsumexp(densities, 0) - math.log(len(densities))
 
     def rsample(self, sample_shape: _size = EMPTY) -> Tensor:
-        drawn = torch.stack([member.rsample(sample_shape) for member in self.members])
-        member = torch.randint(len(self.members), drawn.shape[1:-1], device=drawn.device)
+        drawn = self.each_draw(sample_shape)
+        member = torch.randint(len(drawn), drawn.shape[1:-1], device=drawn.device)
         index = member[None, ..., None].expand(1, *drawn.shape[1:])
         return drawn.gather(0, index).squeeze(0)
+
+
+class Ensemble(EqualMixture):
+    """Equal mixture of `members` (Lakshminarayanan et al., 2017)."""
+
+    def __init__(self, members: Sequence[Belief]):
+        self.members = tuple(members)
+        super().__init__(members[0].batch_shape, members[0].dim)
+
+    def each_density(self, value: Tensor) -> Tensor:
+        return torch.stack([member.log_prob(value) for member in self.members])
+
+    def each_draw(self, sample_shape: _size) -> Tensor:
+        return torch.stack([member.rsample(sample_shape) for member in self.members])
+
+    def each(self, property: str) -> Tensor:
+        return torch.stack([getattr(member, property) for member in self.members])
 
     def translate(self, offset: Tensor) -> Ensemble:
         return Ensemble([member.translate(offset) for member in self.members])
@@ -65,6 +89,24 @@ class Ensemble(Belief):
     def learning_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
         """Mean over the members, each of which learns all of it, as by the mixture's it would not."""
         return torch.stack([member.learning_log_prob(value, resolution) for member in self.members]).mean(0)
+
+
+class Pool(EqualMixture):
+    """Equal mixture over the first batch dimension of `beliefs`: what a cloud of particles believes."""
+
+    def __init__(self, beliefs: Belief):
+        self.beliefs = beliefs
+        super().__init__(beliefs.batch_shape[1:], beliefs.dim)
+
+    def each_density(self, value: Tensor) -> Tensor:
+        batch = len(self.batch_shape)
+        return self.beliefs.log_prob(value.unsqueeze(-2 - batch)).movedim(-1 - batch, 0)
+
+    def each_draw(self, sample_shape: _size) -> Tensor:
+        return self.beliefs.rsample(sample_shape).movedim(len(sample_shape), 0)
+
+    def each(self, property: str) -> Tensor:
+        return getattr(self.beliefs, property)
 
 
 class EnsembleHead(nn.Module):

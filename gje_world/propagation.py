@@ -1,0 +1,90 @@
+"""Beliefs several steps ahead: by particles, or by their first two moments in closed form."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from gje_world.beliefs import Belief, CovarianceGaussian
+from gje_world.beliefs.ensemble import Pool
+
+METHODS = ("particles", "moments")
+
+
+class Dynamics(Protocol):
+    """What is propagated through, such as a `WorldModel`."""
+
+    def believe(self, z: Tensor, action: Tensor) -> Belief: ...
+
+
+def propagate(
+    world: Dynamics, z: Tensor, action: Tensor, method: str = "particles", particles: int = 64
+) -> list[Belief]:
+    r"""Beliefs over the embeddings `[B, D]` at each of the next `T` steps, from `z [B, D]`.
+
+    By particles, the belief at a step is the equal mixture of what the particles of the step before believe:
+    exact as their number grows, with a density and of any shape. By moments, it is a Gaussian, carried
+    through the linearised mean as in the extended Kalman filter: with :math:`J` the derivative of the
+    believed mean :math:`f`,
+
+    .. math:: \mu_{t+1} = f(\mu_t), \qquad \Sigma_{t+1} = J \Sigma_t J^\top + \Sigma_f(\mu_t)
+
+    It needs one evaluation a step and its Jacobian, has no sampling noise, and is exact for linear dynamics
+    whose noise does not depend on where they are.
+
+    Arguments:
+        world: its `believe(z, action)` is taken row by row.
+        action: `[T, B, A]`.
+        method: "particles" or "moments".
+        particles: of each row.
+
+    Raises:
+        ValueError: there is no such method, or the world's belief has no covariance in closed form.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
+    first = world.believe(z, action[0])
+    return (
+        _particles(world, first, action, particles)
+        if method == "particles"
+        else _moments(world, first, action)
+    )
+
+
+def _particles(world: Dynamics, first: Belief, action: Tensor, particles: int) -> list[Belief]:
+    beliefs, cloud = [first], first.rsample((particles,))
+    for step in action[1:]:
+        each = world.believe(cloud, step.expand(particles, *step.shape))
+        beliefs.append(Pool(each))
+        cloud = each.rsample()
+    return beliefs
+
+
+def _moments(world: Dynamics, first: Belief, action: Tensor) -> list[Belief]:
+    mean, covariance = first.mean, _covariance(first)
+    beliefs: list[Belief] = [_gaussian(mean, covariance)]
+    for step in action[1:]:
+        belief = world.believe(mean, step)
+        # rows do not depend on each other, so the Jacobian of their sum holds that of each
+        jacobian = torch.func.jacrev(lambda z, step=step: world.believe(z, step).mean.sum(0))(mean).movedim(
+            0, 1
+        )
+        covariance = jacobian @ covariance @ jacobian.mT + _covariance(belief)
+        mean = belief.mean
+        beliefs.append(_gaussian(mean, covariance))
+    return beliefs
+
+
+def _covariance(belief: Belief) -> Tensor:
+    try:
+        return belief.covariance_matrix
+    except NotImplementedError as error:
+        raise ValueError(f"method=moments cannot be used: {error}; use method=particles") from error
+
+
+def _gaussian(mean: Tensor, covariance: Tensor) -> CovarianceGaussian:
+    with torch.autocast(mean.device.type, enabled=False):
+        factor, _ = torch.linalg.cholesky_ex(covariance.to(mean.dtype), check_errors=False)
+        return CovarianceGaussian(mean, factor)
