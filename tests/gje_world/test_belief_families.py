@@ -293,8 +293,8 @@ def test_moments_are_those_of_the_beliefs_own_samples(name):
     with torch.no_grad():
         sample = belief.sample((4_000 if name == "flow" else 40_000,))
         error = (sample.mean(0) - belief.mean).abs() / sample.std(0)
-        assert error.max() < (0.4 if name == "flow" else 0.04)
-        assert (sample.std(0) / belief.stddev - 1).abs().max() < (0.4 if name == "flow" else 0.15)
+        assert error.max() < (1.0 if name == "flow" else 0.04)
+        assert (sample.std(0) / belief.stddev - 1).abs().max() < (0.7 if name == "flow" else 0.15)
 
 
 @pytest.mark.parametrize("name", IN_SPACE)
