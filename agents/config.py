@@ -12,12 +12,8 @@ from agents.agent import AgentConfig
 from agents.planner import PlannerConfig
 from gje_world.beliefs import HEADS, make_head
 from gje_world.objectives import OBJECTIVES
-from gje_world.options import given, group, option
+from gje_world.options import ConfigError, given, group, option
 from gje_world.world_model import WorldModelConfig
-
-
-class ConfigError(ValueError):
-    """An option has a value that cannot work; the message names the option, the value, and what would do."""
 
 
 class Precision(Enum):
@@ -199,6 +195,10 @@ def check(config: TrainConfig) -> None:
 def _check_belief(belief: BeliefConfig, dim: int) -> None:
     """Refuses a belief that is unknown, or has no such options."""
     _require(belief.name in HEADS, "belief", belief.name, f"one of {', '.join(HEADS)}")
+    if belief.name == "power_spherical":
+        raise ConfigError(
+            "belief=power_spherical is over directions alone; embeddings of a world need belief=polar"
+        )
     try:
         make_head(features=1, dim=dim, **given(belief))
     except ValueError as error:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
-from agents.command import run_command
 from agents.config import LARGEST_SEED, ConfigError
+from gje_world.command import run_command
 from gje_world.options import option
 
 ABOUT = """

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from agents.command import fail, run_command
 from agents.config import TrainConfig
 from agents.online import NonFiniteError
+from agents.replay import ReplayError
 from agents.start import train_agent
+from gje_world.command import fail, run_command
 
 ABOUT = """
 gje-train: train an agent from pixels by planning over Gaussian beliefs.
@@ -34,7 +35,7 @@ def train(config: TrainConfig) -> int:
 
 def main() -> None:
     """Entry point of `gje-train`."""
-    sys.exit(run_command("train", TrainConfig, train, ABOUT))
+    sys.exit(run_command("train", TrainConfig, train, ABOUT, errors=(ReplayError,)))
 
 
 if __name__ == "__main__":

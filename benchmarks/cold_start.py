@@ -20,29 +20,27 @@ BELIEFS = [name for name in HEADS if name != "point"]
 SCALES = (1e-3, 1.0, 1e3)
 
 
+@styled
 def draw(curves: dict[tuple[str, float, int], list[float]], path: Path) -> None:
     """One panel a belief, one colour a scale, one line a seed."""
-    with styled():
-        figure = Figure(figsize=(11, 7), layout="constrained")
-        panels = figure.subplots(3, 4, sharex=True, sharey=True).flatten()
-        for panel, belief in zip(panels, BELIEFS, strict=False):
-            for index, scale in enumerate(SCALES):
-                lines = [
-                    curve for (name, size, _), curve in curves.items() if (name, size) == (belief, scale)
-                ]
-                for seed, line in enumerate(lines):
-                    label = f"targets × {scale:g}" if seed == 0 else None
-                    panel.plot(
-                        [i * EVERY for i in range(len(line))], line, color=f"C{index}", lw=0.8, label=label
-                    )
-            panel.axhline(1, color="black", lw=0.6)
-            panel.set(yscale="log", title=belief)
-        for panel in panels[len(BELIEFS) :]:
-            panel.axis("off")
-        panels[0].legend()
-        figure.supxlabel("updates")
-        figure.supylabel("predicted spread over that of the noise")
-        figure.savefig(path, dpi=100)
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    panels = figure.subplots(3, 4, sharex=True, sharey=True).flatten()
+    for panel, belief in zip(panels, BELIEFS, strict=False):
+        for index, scale in enumerate(SCALES):
+            lines = [curve for (name, size, _), curve in curves.items() if (name, size) == (belief, scale)]
+            for seed, line in enumerate(lines):
+                label = f"targets × {scale:g}" if seed == 0 else None
+                panel.plot(
+                    [i * EVERY for i in range(len(line))], line, color=f"C{index}", lw=0.8, label=label
+                )
+        panel.axhline(1, color="black", lw=0.6)
+        panel.set(yscale="log", title=belief)
+    for panel in panels[len(BELIEFS) :]:
+        panel.axis("off")
+    panels[0].legend()
+    figure.supxlabel("updates")
+    figure.supylabel("predicted spread over that of the noise")
+    figure.savefig(path, dpi=100)
 
 
 def main() -> None:

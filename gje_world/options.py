@@ -7,6 +7,10 @@ from enum import Enum
 from typing import Any
 
 
+class ConfigError(ValueError):
+    """An option has a value that cannot work; the message names the option, the value, and what would do."""
+
+
 def option(default: Any, help: str) -> Any:
     """A dataclass field with a default and a line of help."""
     return field(default=default, metadata={"help": help})

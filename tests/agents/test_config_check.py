@@ -152,6 +152,7 @@ def test_what_can_be_left_out_may_be_zero(name):
             },
             "world.dim=60 must be a multiple of 8",
         ),
+        ({"belief__name": "power_spherical"}, "power_spherical is over directions alone; .*belief=polar"),
         ({"belief__rank": 4}, "belief=diagonal has no option rank; it takes log_std_bounds"),
         ({"belief__name": "ensemble", "belief__member": "cauchy"}, "belief must be one of .*; got 'cauchy'"),
         ({"belief__log_std_bounds": [1.0, 0.0]}, "log_std_bounds must be .* with low < high, got"),

@@ -1,4 +1,4 @@
-"""What the agent's commands share: Hydra's configuration, help, and errors that fit on one line."""
+"""What all commands share: Hydra's configuration, help, and errors that fit on one line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import errno
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,33 +23,42 @@ from omegaconf.errors import (
 )
 
 import configs
-from agents.config import ConfigError
-from agents.replay import ReplayError
-from gje_world.options import described
+from gje_world.options import ConfigError, described
 from gje_world.training.checkpoint import CheckpointError
 from gje_world.training.disk import DiskSpaceError
 from gje_world.training.run_directory import RunDirectoryError
 
-USER_ERRORS = (ConfigError, RunDirectoryError, CheckpointError, DiskSpaceError, ReplayError)
+USER_ERRORS = (ConfigError, RunDirectoryError, CheckpointError, DiskSpaceError)
 FLAGS = ("--cfg", "-c", "--resolve", "--package", "-p")  # those of Hydra's that show a configuration
 FULL = (errno.ENOSPC, errno.EDQUOT)
 INTERRUPTED = 130  # what shells expect after Ctrl-C
 GROUPS = ("preset", "objective", "belief")
 
 
-def run_command(name: str, schema: type, work: Callable[[Any], int | None], about: str) -> int:
+def run_command(
+    name: str,
+    schema: type,
+    work: Callable[[Any], int | None],
+    about: str,
+    *,
+    arguments: Sequence[str] | None = None,
+    errors: tuple[type[Exception], ...] = (),
+) -> int:
     """Compose the configuration `name`, typed by the dataclass `schema`, and hand it to `work`.
 
     Arguments:
         about: what the command does and examples of it, printed by `--help` above the options.
+        arguments: what stands after the command; None: all that was typed after the program's name.
+        errors: that the user can put right, beyond those every command has.
 
     Returns the exit status: that of `work`, or after a one-line error 2 for what cannot work, 1 for a disk
     that ran full, 130 for Ctrl-C. Any other exception is a bug and passes through.
     """
-    if {"--help", "-h"} & set(sys.argv[1:]):
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if {"--help", "-h"} & set(arguments):
         print(help_text(schema(), about))
         return 0
-    for argument in sys.argv[1:]:
+    for argument in arguments:
         if argument.startswith("-") and argument.partition("=")[0] not in FLAGS:
             return fail(f"unknown flag {argument}; options are written name=value, --help lists them")
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
@@ -58,26 +67,38 @@ def run_command(name: str, schema: type, work: Callable[[Any], int | None], abou
     # Hydra's own report of an error runs over many lines; raised, it can be put in one
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     ConfigStore.instance().store(name=f"{name}_schema", node=schema)
-    composed: list[Any] = []
     try:
-        # the work is not done inside Hydra's job, which would print a report of its own before any error
-        hydra.main(version_base=None, config_path="pkg://configs", config_name=name)(composed.append)()
         # none where Hydra only showed the configuration; +name=value would add what the schema has not
-        asked = [OmegaConf.to_object(OmegaConf.merge(schema, config)) for config in composed]
+        asked = [OmegaConf.to_object(OmegaConf.merge(schema, config)) for config in compose(name, arguments)]
     except (HydraException, OmegaConfBaseException) as error:
-        return fail(explain(error, schema()))
+        return fail(explain(error, schema(), arguments))
     except KeyboardInterrupt:
         return fail("interrupted", INTERRUPTED)
     try:
         return max((work(config) or 0 for config in asked), default=0)
-    except USER_ERRORS as error:
+    except USER_ERRORS + errors as error:
         return fail(str(error))
     except KeyboardInterrupt:
-        return fail("interrupted; the same command goes on from the last checkpoint", INTERRUPTED)
+        return fail("interrupted; the same command goes on where it stopped", INTERRUPTED)
     except OSError as error:
         if error.errno not in FULL:
             raise
-        return fail(f"{error}; the same command goes on from the last checkpoint", 1)
+        return fail(f"{error}; the same command goes on where it stopped", 1)
+
+
+def compose(name: str, arguments: Sequence[str]) -> list[Any]:
+    """The configuration `name` with `arguments` over it; none where they only ask to see it.
+
+    The work is not done inside Hydra's job, which would print a report of its own before any error.
+    """
+    composed: list[Any] = []
+    typed = sys.argv
+    sys.argv = [typed[0], *arguments]  # where Hydra reads them
+    try:
+        hydra.main(version_base=None, config_path="pkg://configs", config_name=name)(composed.append)()
+    finally:
+        sys.argv = typed
+    return composed
 
 
 def fail(message: str, status: int = 2) -> int:
@@ -110,10 +131,10 @@ def groups_of(config: Any) -> dict[str, list[str]]:
     return {name: sorted(path.stem for path in (folder / name).glob("*.yaml")) for name in names}
 
 
-def explain(error: BaseException, config: Any) -> str:
+def explain(error: BaseException, config: Any, arguments: Sequence[str]) -> str:
     """What is wrong with what was asked, with the nearest names where one is unknown."""
     for name, choices in groups_of(config).items():
-        asked = [argument.partition("=")[2] for argument in sys.argv if argument.startswith(f"{name}=")]
+        asked = [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{name}=")]
         if asked and asked[-1] not in choices:
             return f"{name}={asked[-1]} must be one of {', '.join(choices)}"
     while error.__cause__ is not None:

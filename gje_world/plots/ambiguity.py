@@ -1,0 +1,145 @@
+"""What the ambiguity suite found: a gallery of samples, a board of scores, and a page with both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+from gje_world.plots.page import Page, Section, Tile, render
+from gje_world.plots.style import BLUE, INK, MUTED, styled
+from gje_world.training.atomic import replacing
+
+Rows = Sequence[Mapping[str, Any]]
+Portraits = Mapping[str, Mapping[str, npt.NDArray]]
+
+GOOD_TO_BAD = LinearSegmentedColormap.from_list("good to bad", ["#cfe3d4", "#fbf3dc", "#efc0a4"])
+MISSING = "–"
+
+
+@styled
+def gallery(portraits: Portraits) -> Figure:
+    """Samples of every task (a row each) by the truth and each belief (columns).
+
+    Arguments:
+        portraits: by task and then by "truth" or belief, points `[P, 2]`.
+    """
+    beliefs = list(dict.fromkeys(belief for row in portraits.values() for belief in row))
+    figure = Figure(figsize=(1.05 * len(beliefs) + 0.5, 1.05 * len(portraits) + 0.3), layout="constrained")
+    grid = figure.subplots(len(portraits), len(beliefs), squeeze=False)
+    for line, (task, row) in zip(grid, portraits.items(), strict=True):
+        low, high = np.quantile(row["truth"], (0.005, 0.995), axis=0)
+        margin = 0.15 * (high - low)
+        for axes, belief in zip(line, beliefs, strict=True):
+            axes.set(xticks=[], yticks=[])
+            axes.set_xlim(low[0] - margin[0], high[0] + margin[0])
+            axes.set_ylim(low[1] - margin[1], high[1] + margin[1])
+            if belief in row:
+                colour = INK if belief == "truth" else BLUE
+                axes.plot(*row[belief].T, ".", color=colour, markersize=1.2, alpha=0.35, mew=0)
+            else:
+                axes.text(0.5, 0.5, MISSING, transform=axes.transAxes, ha="center", va="center", color=MUTED)
+        line[0].set_ylabel(task.replace("_", " "), fontsize=7.5)
+    for axes, belief in zip(grid[0], beliefs, strict=True):
+        axes.set_title(belief.replace("_", " "), fontsize=7.5, loc="center")
+    return figure
+
+
+@styled
+def scoreboard(rows: Rows) -> Figure:
+    """What each belief lacks on each task, mean over seeds: likelihood, modes, coverage. Green is good."""
+    tasks, beliefs = (list(dict.fromkeys(row[name] for row in rows)) for name in ("task", "belief"))
+    boards: tuple[tuple[str, Callable[[Mapping[str, Any]], float | None], Callable, Callable], ...] = (
+        ("NLL above the truth's (nats per dimension)", lambda row: row["nll_gap"], "{:.3f}".format, _log_gap),
+        ("modes found", lambda row: row["mode_recall"], "{:.0%}".format, lambda recall: 1 - recall),
+        ("largest coverage error at 50, 90, 95 %", _worst_coverage, "{:.1%}".format, lambda e: e / 0.1),
+    )
+    height = 0.27 * len(tasks) + 0.75
+    figure = Figure(figsize=(0.72 * len(beliefs) + 1.2, height * len(boards)), layout="constrained")
+    for axes, (title, value, written, badness) in zip(
+        figure.subplots(len(boards), 1, squeeze=False).flat, boards, strict=True
+    ):
+        shown = np.full((len(tasks), len(beliefs)), np.nan)
+        for i, task in enumerate(tasks):
+            for j, belief in enumerate(beliefs):
+                found = [value(row) for row in rows if (row["task"], row["belief"]) == (task, belief)]
+                known = [number for number in found if number is not None]
+                text = written(mean(known)) if known else MISSING
+                if known:
+                    shown[i, j] = badness(mean(known))
+                axes.text(j, i, text, ha="center", va="center", fontsize=7, color=INK if known else MUTED)
+        axes.imshow(shown, cmap=GOOD_TO_BAD, vmin=0, vmax=1, aspect="auto")
+        axes.set_title(title)
+        axes.set_xticks(range(len(beliefs)), [belief.replace("_", " ") for belief in beliefs])
+        axes.set_yticks(range(len(tasks)), [task.replace("_", " ") for task in tasks])
+        axes.grid(False)
+        axes.tick_params(length=0)
+    return figure
+
+
+def write_report(run_dir: Path, rows: Rows, portraits: Portraits, config: str) -> Path:
+    """Writes `report.html` and its figures in `plots/`; the path of the report.
+
+    Arguments:
+        rows: of `ambiguity.csv`, in the order to show them.
+        portraits: as for `gallery`.
+        config: the suite's options, as text.
+    """
+    sections = []
+    for name, title, caption, figure in (
+        (
+            "gallery",
+            "Samples",
+            "Left the truth, then what each belief draws. Tasks of one dimension over their context, the "
+            "others at one context.",
+            gallery(portraits),
+        ),
+        ("scoreboard", "Scores", "On held-out data, mean over seeds.", scoreboard(rows)),
+    ):
+        path = run_dir / "plots" / f"{name}.png"
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format="png")
+        sections.append(Section(title, caption, "", path.read_bytes(), round(90 * figure.get_figwidth())))
+    tiles = [Tile(f"{gap:.3f}", f"{task.replace('_', ' ')}: {belief}") for task, belief, gap in best(rows)]
+    page = Page(
+        title="Ambiguity suite",
+        subtitle="NLL above the truth's in nats per dimension, by the best belief of each task",
+        state="finished",
+        running=False,
+        done=1.0,
+        tiles=tiles,
+        sections=sections,
+        config=config,
+    )
+    report = run_dir / "report.html"
+    with replacing(report) as temporary:
+        temporary.write_text(render(page), encoding="utf-8")
+    return report
+
+
+def best(rows: Rows) -> list[tuple[str, str, float]]:
+    """Of each task the belief with the least mean gap over its seeds, and that gap."""
+    gaps: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        gaps.setdefault(row["task"], {}).setdefault(row["belief"], []).append(row["nll_gap"])
+    winners = []
+    for task, by_belief in gaps.items():
+        belief = min(by_belief, key=lambda name: mean(by_belief[name]))
+        winners.append((task, belief, mean(by_belief[belief])))
+    return winners
+
+
+def _worst_coverage(row: Mapping[str, Any]) -> float:
+    return max(value for name, value in row.items() if name.startswith("coverage_error"))
+
+
+def _log_gap(gap: float) -> float:
+    """From 0 at 0.01 nats to 1 at 1 nat."""
+    return math.log10(max(gap, 0.01)) / 2 + 1
