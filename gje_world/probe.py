@@ -22,7 +22,7 @@ from gje_world.evaluation.ambiguous_tasks import TASKS
 from gje_world.options import ConfigError, option, plain_value
 from gje_world.plots.ambiguity import write_report
 from gje_world.training.atomic import replacing
-from gje_world.training.devices import choose_device, set_threads
+from gje_world.training.devices import choose_device, keep_freed_memory, set_threads
 from gje_world.training.origin import origin
 from gje_world.training.run_directory import RunDirectory
 
@@ -99,6 +99,7 @@ def ambiguity(config: AmbiguityConfig) -> int:
     """Fits and measures what is not yet done, row by row; the exit status."""
     check(config)
     set_threads(config.threads)
+    keep_freed_memory()
     tasks, beliefs = config.tasks or list(TASKS), config.beliefs or list(BELIEFS)
     wanted = [
         (task, belief, seed)

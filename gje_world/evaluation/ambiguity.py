@@ -27,10 +27,10 @@ BELIEFS: dict[str, dict[str, Any]] = {
     "full_covariance": {"name": "full_covariance"},
     "spectral": {"name": "spectral"},
     "student_t": {"name": "student_t"},
-    "polar": {"name": "polar"},
     "mixture": {"name": "mixture", "components": 16},
     "flow": {"name": "flow"},
     "ensemble": {"name": "ensemble"},
+    "polar": {"name": "polar"},
 }
 """Options of `make_head` by the suite's word for the belief."""
 

@@ -54,12 +54,24 @@ def gallery(portraits: Portraits) -> Figure:
 
 @styled
 def scoreboard(rows: Rows) -> Figure:
-    """What each belief lacks on each task, mean over seeds: likelihood, modes, coverage. Green is good."""
+    """What each belief lacks on each task, mean over seeds, and what it costs. Green is good."""
     tasks, beliefs = (list(dict.fromkeys(row[name] for row in rows)) for name in ("task", "belief"))
     boards: tuple[tuple[str, Callable[[Mapping[str, Any]], float | None], Callable, Callable], ...] = (
         ("NLL above the truth's (nats per dimension)", lambda row: row["nll_gap"], "{:.3f}".format, _log_gap),
         ("modes found", lambda row: row["mode_recall"], "{:.0%}".format, lambda recall: 1 - recall),
         ("largest coverage error at 50, 90, 95 %", _worst_coverage, "{:.1%}".format, lambda e: e / 0.1),
+        (
+            "energy score above the truth's",
+            lambda row: row["energy_excess"],
+            "{:.3f}".format,
+            lambda e: e / 0.2,
+        ),
+        (
+            "seconds of 1,000 updates",
+            lambda row: row["seconds_per_1000_updates"],
+            "{:.1f}".format,
+            lambda _: math.nan,
+        ),
     )
     height = 0.27 * len(tasks) + 0.75
     figure = Figure(figsize=(0.72 * len(beliefs) + 1.2, height * len(boards)), layout="constrained")
