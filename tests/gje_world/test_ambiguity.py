@@ -84,7 +84,7 @@ def test_the_density_of_an_inverse_is_the_integral_over_its_curve(name):
             for f, args in ((joint, (float(x_one), float(y_one))), (alone, (float(x_one),)))
         )
         expected = math.log(both / one) - math.log(task.noise * math.sqrt(2 * math.pi))
-        assert float(task.log_prob(y_one[None], x_one[None])) == pytest.approx(expected, abs=1e-4)
+        assert float(task.log_prob(y_one[None], x_one[None])) == pytest.approx(expected, abs=1e-8)
 
 
 @pytest.mark.parametrize("name", TASKS)
