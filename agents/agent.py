@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from agents.heads import Critics, Policy, RewardHead, TwoHot
 from agents.planner import Planner, PlannerConfig
@@ -97,9 +98,18 @@ class Agent(nn.Module):
         super().__init__()
         self.config, self.frame_stack, self.device, self.autocast = config, frame_stack, device, autocast
         self.discount = discount
-        self.objective = make_objective(**{k: v for k, v in objective.items() if v is not None})
+        self.objective = make_objective(dim=world.dim, **objective)
         options = dict(belief)
         self.world = WorldModel(world, obs_shape, action_dim, options.pop("name"), **options)
+        self.target_encoder = (
+            AveragedModel(
+                self.world.encoder,
+                multi_avg_fn=get_ema_multi_avg_fn(self.objective.momentum),
+                use_buffers=True,
+            )
+            if self.objective.target == "momentum"
+            else None
+        )
         sizes = (world.dim, action_dim, config.hidden)
         self.two_hot = TwoHot(config.bins)
         self.reward = RewardHead(*sizes, config.bins)
@@ -111,7 +121,7 @@ class Agent(nn.Module):
         self.to(device)
         self.planner = Planner(planner, action_dim, self.propose, self.evaluate_sequences)
         encoder = list(self.world.encoder.parameters())
-        heads = (self.world.dynamics, self.world.head, self.reward, self.critics)
+        heads = (self.world.dynamics, self.world.head, self.objective, self.reward, self.critics)
         others = [parameter for part in heads for parameter in part.parameters()]
         self.learnt = encoder + others
         groups: list[dict[str, Any]] = [
@@ -201,7 +211,8 @@ class Agent(nn.Module):
         obs = random_shift(obs.flatten(0, 1), self.config.shift).unflatten(0, obs.shape[:2])
         with self._precision():
             z = self.world.embed(obs)  # [T+1, B, D]
-            loss, path, metrics, belief = self.world_and_value_loss(z, batch)
+            z_target = self.embed_target(obs[1:]) if self.target_encoder is not None else z[1:]
+            loss, path, metrics, belief = self.world_and_value_loss(z, z_target, batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         metrics["loss/grad_norm"] = nn.utils.clip_grad_norm_(self.learnt, self.config.grad_clip)
@@ -223,7 +234,14 @@ class Agent(nn.Module):
             metrics |= self.gauges(z, belief)
         return {name: value.detach() for name, value in metrics.items()}
 
-    def world_and_value_loss(self, z: Tensor, batch: Batch):
+    @torch.no_grad()
+    def embed_target(self, obs: Tensor) -> Tensor:
+        """Embedding `[..., D]` of `obs [..., C, H, W]` by the encoder's moving average, updated."""
+        assert self.target_encoder is not None
+        self.target_encoder.update_parameters(self.world.encoder)
+        return self.world.embed(obs, self.target_encoder)
+
+    def world_and_value_loss(self, z: Tensor, z_target: Tensor, batch: Batch):
         """Total loss, open-loop embeddings `[T+1, B, D]`, its parts, and the one-step beliefs `[T, B]`.
 
         Beliefs are trained from the embedding of the frame before; reward and value along an open-loop path
@@ -237,7 +255,7 @@ class Agent(nn.Module):
         reward = self.two_hot.loss(self.reward(path[:-1], batch.action), batch.reward)
         value = self.two_hot.loss(self.critics(path[:-1], batch.action), target)  # [E, T, B]
         parts = {
-            "loss/nll": self.objective.predict(belief, z[1:]).mean(),
+            "loss/nll": self.objective.predict(belief, z_target).mean(),
             "loss/marginal": self.objective.marginal(z),
             "loss/reward": (decay * reward).mean(),
             "loss/value": (decay * value).mean((1, 2)).sum() / len(value),

@@ -11,7 +11,7 @@ import torch
 import envs
 from agents.agent import Agent
 from agents.config import ConfigError, TrainConfig
-from gje_world.options import given, plain_value
+from gje_world.options import given
 from gje_world.training.devices import autocast_dtype
 from gje_world.training.devices import choose_device as device_named
 from gje_world.training.run_directory import RunDirectoryError
@@ -61,7 +61,7 @@ def make_agent(config: TrainConfig, action_dim: int, discount: float) -> Agent:
         config.agent,
         config.planner,
         config.world,
-        plain_value(config.objective),
+        given(config.objective),
         given(config.belief),
         obs_shape=(3 * e.frame_stack, e.image_size, e.image_size),
         frame_stack=e.frame_stack,

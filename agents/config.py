@@ -11,7 +11,7 @@ from typing import Any
 from agents.agent import AgentConfig
 from agents.planner import PlannerConfig
 from gje_world.beliefs import HEADS, make_head
-from gje_world.objectives import OBJECTIVES
+from gje_world.objectives import MARGINALS, OBJECTIVES, make_objective
 from gje_world.options import ConfigError, given, group, option
 from gje_world.world_model import WorldModelConfig
 
@@ -39,12 +39,23 @@ class EnvConfig:
 
 @dataclass
 class ObjectiveConfig:
-    """The world model's objective (config group `objective`)."""
+    """The world model's objective (config group `objective`); null: its own default, where it has one."""
 
     name: str = option("gje_conditional", "set by the group: objective=gje_conditional")
-    marginal_weight: float = option(1.0, "weight of the Gaussian marginal term")
-    stop_gradient: bool = option(False, "hold the targets fixed")
+    marginal: str | None = option(None, f"term against collapse: {', '.join(MARGINALS)}")
+    marginal_weight: float = option(1.0, "weight of the marginal term")
+    target: str | None = option(None, "online: gradients reach the targets; stop_gradient; momentum")
+    momentum: float | None = option(None, "decay of the moving average of target=momentum; null: 0.99")
     resolution: float | None = option(0.35, "finest error of a prediction that counts, in embedding units")
+    beta: float | None = option(None, "of gje_conditional: power of the variance that weighs its likelihood")
+    fit: str | None = option(None, "of gje_conditional: likelihood, or moments")
+    form: str | None = option(None, "of gje_joint: scale_free, conditional or primal")
+    shrinkage: float | None = option(None, "of gje_joint: of the covariance towards its diagonal")
+    prototypes: int | None = option(None, "of gmje: components of the mixture")
+    nodes: int | None = option(None, "of gmje_gng: most the gas may have")
+    particles: int | None = option(None, "of gmje_smc: size of the memory bank")
+    bandwidth: float | None = option(None, "of gmje_smc: standard deviation of a particle")
+    df: float | None = option(None, "of vje: degrees of freedom of its likelihoods")
 
 
 @dataclass
@@ -113,7 +124,7 @@ _AT_LEAST_ONE = (
 _AT_LEAST_ZERO = (
     "belief.rank",
     "seed", "prefill", "agent.shift", "agent.entropy", "agent.weights.world", "agent.weights.reward",
-    "agent.weights.value", "objective.marginal_weight", "planner.policy_candidates", "planner.temperature",
+    "agent.weights.value", "planner.policy_candidates", "planner.temperature",
 )  # fmt: skip
 _POSITIVE = (
     "agent.lr", "agent.encoder_lr", "agent.grad_clip", "agent.target_rate", "agent.temporal_decay",
@@ -207,24 +218,32 @@ def _check_belief(belief: BeliefConfig, dim: int) -> None:
 
 def _check_objective(config: TrainConfig) -> None:
     """Refuses objectives and beliefs that are unknown or do not fit together."""
-    objective, belief, dim = config.objective, config.belief.name, config.world.dim
-    _require(objective.name in OBJECTIVES, "objective", objective.name, f"one of {', '.join(OBJECTIVES)}")
-    _check_belief(config.belief, dim)
-    if OBJECTIVES[objective.name].needs_density and belief == "point":
-        raise ConfigError(
-            f"belief=point has no density, which objective={objective.name} needs; use belief=diagonal"
-        )
+    belief, dim = config.belief.name, config.world.dim
     _require(
-        objective.resolution is None or objective.resolution >= 0,
-        "objective.resolution",
-        objective.resolution,
-        "at least 0, or null",
+        config.objective.name in OBJECTIVES,
+        "objective",
+        config.objective.name,
+        f"one of {', '.join(OBJECTIVES)}",
     )
+    _check_belief(config.belief, dim)
+    try:
+        objective = make_objective(dim=dim, **given(config.objective))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    name = f"objective={config.objective.name}"
+    if objective.beliefs == ("power_spherical",):
+        raise ConfigError(
+            f"{name} is over directions alone, for views of images; a world model needs another"
+        )
+    if objective.beliefs and belief not in objective.beliefs:
+        raise ConfigError(f"{name} needs belief={' or '.join(objective.beliefs)}; got belief={belief}")
+    if objective.needs_density and belief == "point":
+        raise ConfigError(f"belief=point has no density, which {name} needs; use belief=diagonal")
     if config.world.simplicial:
         _require(belief == "point", "belief", belief, "point where world.simplicial=true")
         _require(dim % 8 == 0, "world.dim", dim, "a multiple of 8 where world.simplicial=true")
     embeddings = config.batch_size * (config.agent.horizon + 1)
-    if objective.marginal_weight > 0 and embeddings <= dim:
+    if objective.marginal_weight > 0 and objective.marginal_name == "gaussian_kl" and embeddings <= dim:
         raise ConfigError(
             f"batch_size={config.batch_size} gives {embeddings} embeddings an update; "
             f"the marginal term needs more than world.dim={dim}"

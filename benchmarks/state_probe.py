@@ -80,7 +80,7 @@ def main() -> None:
     precision = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
     agent = AgentConfig()
     objective = make_objective(
-        "gje_conditional", marginal_weight=options.marginal_weight, resolution=options.resolution
+        "gje_conditional", options.dim, marginal_weight=options.marginal_weight, resolution=options.resolution
     )
     with tempfile.TemporaryDirectory() as folder:
         replay, obs, states, names = collect(options.task, options.episodes, Path(folder))

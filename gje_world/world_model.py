@@ -59,9 +59,9 @@ class WorldModel(nn.Module):
         options = {name: value for name, value in options.items() if name in takes} | belief_options
         self.head = make_head(belief, config.hidden, config.dim, **options)
 
-    def embed(self, obs: Tensor) -> Tensor:
-        """Embedding `z [..., D]` of uint8 `obs [..., C, H, W]`."""
-        z = self.encoder(obs)
+    def embed(self, obs: Tensor, encoder: nn.Module | None = None) -> Tensor:
+        """Embedding `z [..., D]` of uint8 `obs [..., C, H, W]`, by its own encoder or the one given."""
+        z = (encoder or self.encoder)(obs)
         return simplicial(z) if self.simplicial else z
 
     def believe(self, z: Tensor, action: Tensor) -> Belief:

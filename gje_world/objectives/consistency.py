@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from gje_world.beliefs import Belief
-from gje_world.objectives.marginal import gaussian_kl
+from gje_world.objectives.objective import Objective
 
 
-class Consistency:
+class Consistency(Objective):
     """Squared error between the belief's mean and the target.
 
     With its defaults this is the objective of TD-MPC2 (Hansen et al., 2024, eq. 3): a stop-gradient on the
     target, and, in the world model, embeddings bounded to simplices, keep it from collapsing.
 
     Arguments:
-        marginal_weight: weight of the Gaussian marginal term.
-        stop_gradient: hold the target fixed.
+        common: options of every objective.
     """
 
     needs_density: ClassVar[bool] = False
 
-    def __init__(self, marginal_weight: float = 0.0, stop_gradient: bool = True):
-        self.marginal_weight = marginal_weight
-        self.stop_gradient = stop_gradient
+    def __init__(self, dim: int, *, marginal: str = "none", target: str = "stop_gradient", **common: Any):
+        super().__init__(dim, marginal=marginal, target=target, **common)
 
-    def predict(self, belief: Belief, z_target: Tensor) -> Tensor:
+    def loss(self, belief: Belief, z_target: Tensor) -> Tensor:
         """Mean squared error of `belief.mean` from `z_target [..., D]`, shape `[...]`."""
-        target = z_target.detach() if self.stop_gradient else z_target
-        return (belief.mean - target).square().mean(-1)
-
-    def marginal(self, z: Tensor) -> Tensor:
-        """Weighted marginal term of all embeddings `z [..., D]` of the batch, a scalar."""
-        return self.marginal_weight * gaussian_kl(z) if self.marginal_weight else z.new_zeros(())
+        return (belief.mean - z_target).square().mean(-1)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from gje_world.beliefs import Belief
-from gje_world.objectives.marginal import gaussian_kl
+from gje_world.beliefs.gaussian import LOG_2PI
+from gje_world.objectives.objective import (
+    Objective,
+    negative_log_likelihood,
+    require,
+    require_one_of,
+)
+
+FITS = ("likelihood", "moments")
 
 
-class ConditionalGJE:
+class ConditionalGJE(Objective):
     r"""The default objective (after arXiv 2603.26799, conditional form).
 
     .. math:: L = -\frac1D\, E[\log p(z_t \mid z_c)] + \lambda\, L_\mathrm{marginal}
@@ -25,26 +32,62 @@ class ConditionalGJE:
     slowest variable takes the gradient, with weight :math:`1/\sigma^2`, and its harmonics fill the embedding.
 
     Arguments:
-        marginal_weight: :math:`\lambda`.
-        stop_gradient: hold the target fixed, to study what the marginal term alone is needed for.
         resolution: :math:`\tau`, in units of the embedding; 0 for the plain likelihood.
+        beta: of the beta-NLL (Seitzer et al., 2022, eq. 5), which weighs each dimension's loss with its
+            variance to this power, held fixed; 0 for the likelihood, 1 for the gradients of a squared error
+            to the mean. Takes a diagonal belief.
+        fit: `likelihood`, or `moments`: the squared error of the mean, and that of the variance from the
+            squared residual, held fixed; bounded where a likelihood is not, but blind to the shape.
+        common: options of every objective.
     """
 
-    needs_density: ClassVar[bool] = True
+    def __init__(
+        self,
+        dim: int,
+        *,
+        resolution: float = 0.0,
+        beta: float = 0.0,
+        fit: str = "likelihood",
+        **common: Any,
+    ):
+        super().__init__(dim, **common)
+        require(resolution >= 0, "resolution", resolution, "at least 0")
+        require(0 <= beta <= 1, "beta", beta, "between 0 and 1")
+        require_one_of("fit", fit, FITS)
+        require(fit == "likelihood" or not beta, "beta", beta, f"0 where fit={fit}")
+        require(fit == "likelihood" or not resolution, "resolution", resolution, f"0 where fit={fit}")
+        self.resolution, self.beta, self.fit = resolution, beta, fit
+        if beta:
+            self.beliefs = ("diagonal",)
 
-    def __init__(self, marginal_weight: float = 1.0, stop_gradient: bool = False, resolution: float = 0.0):
-        self.marginal_weight = marginal_weight
-        self.stop_gradient = stop_gradient
-        self.resolution = resolution
-
-    def predict(self, belief: Belief, z_target: Tensor) -> Tensor:
+    def loss(self, belief: Belief, z_target: Tensor) -> Tensor:
         """Negative log-likelihood per dimension of `z_target [..., D]`, shape `[...]`, in nats."""
-        target = z_target.detach() if self.stop_gradient else z_target
-        with torch.autocast(target.device.type, enabled=False):
-            if not self.resolution:
-                return -belief.log_prob(target.float()) / target.shape[-1]
-            return -belief.learning_log_prob(target.float(), self.resolution) / target.shape[-1]
+        if self.fit == "moments":
+            return moment_error(belief, z_target)
+        if self.beta:
+            return beta_nll(belief, z_target, self.beta, self.resolution)
+        return negative_log_likelihood(belief, z_target, self.resolution)
 
-    def marginal(self, z: Tensor) -> Tensor:
-        """Weighted marginal term of all embeddings `z [..., D]` of the batch, a scalar."""
-        return self.marginal_weight * gaussian_kl(z)
+
+def beta_nll(belief: Belief, z_target: Tensor, beta: float, resolution: float = 0.0) -> Tensor:
+    r"""The beta-NLL of a diagonal Gaussian `belief`, mean over dimensions, shape `[...]`.
+
+    .. math:: \frac1D \sum_j \lfloor\sigma_j^{2\beta}\rfloor \cdot
+        \tfrac12 \Big(\log 2\pi\sigma_j^2 + \frac{(z_j - \mu_j)^2}{\sigma_j^2}\Big)
+
+    (Seitzer et al., 2022, eq. 5), with :math:`\lfloor\cdot\rfloor` held fixed, and
+    :math:`\sigma_j^2 + \tau^2` for :math:`\sigma_j^2`, the squared error likewise, at a finite resolution.
+    """
+    noise = resolution**2
+    variance = belief.variance + noise
+    surprise = ((z_target - belief.mean).square() + noise) / variance + variance.log() + LOG_2PI
+    return 0.5 * (variance.detach() ** beta * surprise).mean(-1)
+
+
+def moment_error(belief: Belief, z_target: Tensor) -> Tensor:
+    r"""Squared errors of a belief's mean and variance, mean over dimensions, shape `[...]`.
+
+    .. math:: \frac1D \sum_j (z_j - \mu_j)^2 + \big(\sigma_j^2 - \lfloor (z_j - \mu_j)^2 \rfloor\big)^2
+    """
+    residual = (z_target - belief.mean).square()
+    return (residual + (belief.variance - residual.detach()).square()).mean(-1)

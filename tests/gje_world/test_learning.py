@@ -30,7 +30,7 @@ def learn(marginal_weight, updates):
     generator = torch.Generator().manual_seed(0)
     world = WorldModel(WorldModelConfig(dim=DIM, hidden=64, encoder_width=8), (1, SIZE, SIZE), action_dim=2)
     world.encoder.centre_on(transitions(1000, generator)[0][0])
-    objective = make_objective("gje_conditional", marginal_weight=marginal_weight)
+    objective = make_objective("gje_conditional", DIM, marginal_weight=marginal_weight)
     optimizer = torch.optim.Adam(world.parameters(), lr=1e-3)
     losses = []
     for _ in range(updates):

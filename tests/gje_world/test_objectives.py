@@ -8,7 +8,15 @@ import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from gje_world.beliefs import DiagonalGaussian, Point
-from gje_world.objectives import ConditionalGJE, Consistency, gaussian_kl, make_objective, moments
+from gje_world.objectives import (
+    MARGINALS,
+    OBJECTIVES,
+    ConditionalGJE,
+    Consistency,
+    gaussian_kl,
+    make_objective,
+    moments,
+)
 
 RIDGE = 1e-4  # the default of gaussian_kl
 
@@ -78,11 +86,13 @@ def test_the_ridge_bounds_the_marginal_gradient_at_its_root_and_it_still_pushes_
     assert (small.grad * small.detach()).sum() < 0
 
 
-def test_the_marginal_term_is_in_float32_under_autocast():
+@pytest.mark.parametrize("marginal", ["gaussian_kl", "variance_covariance", "none"])
+def test_the_marginal_term_is_in_float32_under_autocast(marginal):
     z = correlated(256, 16).float()
+    objective = ConditionalGJE(16, marginal=marginal)
     with torch.autocast("cpu", torch.bfloat16):
-        inside = gaussian_kl(z)
-    assert torch.equal(inside, gaussian_kl(z))
+        inside = objective.marginal(z)
+    assert torch.equal(inside, MARGINALS[marginal](z))
 
 
 def belief_near(z, std=0.5, seed=0):
@@ -93,7 +103,7 @@ def belief_near(z, std=0.5, seed=0):
 def test_prediction_loss_is_the_negative_log_likelihood_per_dimension():
     z = correlated(24, 5).float().unflatten(0, (4, 6))
     belief = DiagonalGaussian(*belief_near(z))
-    loss = ConditionalGJE().predict(belief, z)
+    loss = ConditionalGJE(5).predict(belief, z)
     assert loss.shape == (4, 6)
     torch.testing.assert_close(loss, -belief.log_prob(z) / 5)
 
@@ -101,15 +111,15 @@ def test_prediction_loss_is_the_negative_log_likelihood_per_dimension():
 def test_the_likelihood_does_not_grow_with_the_number_of_dimensions():
     z = correlated(64, 4).float()
     mean, std = belief_near(z)
-    one = ConditionalGJE().predict(DiagonalGaussian(mean, std), z)
+    one = ConditionalGJE(4).predict(DiagonalGaussian(mean, std), z)
     wide = DiagonalGaussian(mean.repeat(1, 16), std.repeat(1, 16))
-    torch.testing.assert_close(ConditionalGJE().predict(wide, z.repeat(1, 16)), one)
+    torch.testing.assert_close(ConditionalGJE(64).predict(wide, z.repeat(1, 16)), one)
 
 
 def test_alone_the_likelihood_loss_falls_by_log_a_under_scaling_without_end():
     z = correlated(64, 8).float()
     mean, std = belief_near(z)
-    objective = ConditionalGJE(marginal_weight=0.0)
+    objective = ConditionalGJE(8, marginal_weight=0.0)
 
     def total(scale):
         belief = DiagonalGaussian(scale * mean, scale * std)
@@ -125,7 +135,7 @@ def test_with_the_marginal_term_the_scale_of_embeddings_is_bounded(weight):
     # gains at most half a nat a dimension; above it the best scale is sqrt(1 - 1/λ)
     z = whitened(256, 8).float()
     mean, std = belief_near(z, std=0.1)
-    objective = ConditionalGJE()
+    objective = ConditionalGJE(8)
 
     def total(scale):
         belief = DiagonalGaussian(scale * mean, scale * std)
@@ -148,7 +158,7 @@ def test_with_marginal_weight_one_the_loss_is_minus_the_mutual_information_of_ga
     variances, basis = torch.linalg.eigh(torch.cov(residual.mT, correction=0))
     target, mean = target @ basis, context @ weights @ basis
     belief = DiagonalGaussian(mean.float(), variances.sqrt().float().expand(count, dim))
-    objective = ConditionalGJE(marginal_weight=1.0)
+    objective = ConditionalGJE(dim, marginal_weight=1.0)
     loss = objective.predict(belief, target.float()).mean() + objective.marginal(target)
 
     directions = [torch.linalg.qr(z).Q for z in (context, target)]
@@ -175,36 +185,45 @@ def unit_gaussian(mean):
 
 
 def test_gradients_reach_the_target_unless_they_are_stopped():
-    assert gradients(ConditionalGJE(), unit_gaussian) == (True, True)
-    assert gradients(ConditionalGJE(stop_gradient=True), unit_gaussian) == (True, False)
-    assert gradients(Consistency(), Point) == (True, False)
-    assert gradients(Consistency(stop_gradient=False), Point) == (True, True)
+    assert gradients(ConditionalGJE(8), unit_gaussian) == (True, True)
+    assert gradients(ConditionalGJE(8, target="stop_gradient"), unit_gaussian) == (True, False)
+    assert gradients(ConditionalGJE(8, target="momentum"), unit_gaussian) == (True, False)
+    assert gradients(Consistency(8), Point) == (True, False)
+    assert gradients(Consistency(8, target="online"), Point) == (True, True)
 
 
 def test_stopping_the_gradient_leaves_the_loss_as_it_is():
     z = torch.randn(4, 8)
     belief = unit_gaussian(torch.randn(4, 8))
-    assert torch.equal(
-        ConditionalGJE().predict(belief, z), ConditionalGJE(stop_gradient=True).predict(belief, z)
-    )
+    stopped = ConditionalGJE(8, target="stop_gradient")
+    assert torch.equal(ConditionalGJE(8).predict(belief, z), stopped.predict(belief, z))
 
 
 def test_consistency_is_the_mean_squared_error_and_has_no_marginal_unless_asked():
     z, mean = correlated(64, 8).float(), torch.randn(64, 8)
     torch.testing.assert_close(
-        Consistency().predict(Point(mean), z),
+        Consistency(8).predict(Point(mean), z),
         torch.nn.functional.mse_loss(mean, z, reduction="none").mean(-1),
     )
-    assert Consistency().marginal(z) == 0
-    torch.testing.assert_close(Consistency(marginal_weight=0.5).marginal(z), 0.5 * gaussian_kl(z))
-    torch.testing.assert_close(ConditionalGJE(marginal_weight=0.5).marginal(z), 0.5 * gaussian_kl(z))
+    assert Consistency(8).marginal(z) == 0
+    for objective in (
+        Consistency(8, marginal="gaussian_kl", marginal_weight=0.5),
+        ConditionalGJE(8, marginal_weight=0.5),
+    ):
+        torch.testing.assert_close(objective.marginal(z), 0.5 * gaussian_kl(z))
 
 
 def test_only_what_needs_a_density_says_so():
-    assert make_objective("gje_conditional").needs_density
-    assert not make_objective("consistency").needs_density
+    assert {name for name in OBJECTIVES if not make_objective(name, 8).needs_density} == {"consistency"}
 
 
 def test_an_unknown_objective_is_named_with_those_there_are():
-    with pytest.raises(ValueError, match="gje_conditional, consistency; got 'byol'"):
-        make_objective("byol")
+    with pytest.raises(ValueError, match=r"gje_conditional, .*, consistency; got 'byol'"):
+        make_objective("byol", 8)
+
+
+def test_an_option_of_another_objective_is_named_with_those_there_are():
+    with pytest.raises(
+        ValueError, match=r"gje_joint has no option beta; it takes form, marginal, .*shrinkage"
+    ):
+        make_objective("gje_joint", 8, beta=0.5)
