@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from agents.heads import Critics, Policy, RewardHead, TwoHot
 from agents.planner import Planner, PlannerConfig
@@ -101,15 +100,7 @@ class Agent(nn.Module):
         self.objective = make_objective(dim=world.dim, **objective)
         options = dict(belief)
         self.world = WorldModel(world, obs_shape, action_dim, options.pop("name"), **options)
-        self.target_encoder = (
-            AveragedModel(
-                self.world.encoder,
-                multi_avg_fn=get_ema_multi_avg_fn(self.objective.momentum),
-                use_buffers=True,
-            )
-            if self.objective.target == "momentum"
-            else None
-        )
+        self.target_encoder = self.objective.momentum_encoder(self.world.encoder)
         sizes = (world.dim, action_dim, config.hidden)
         self.two_hot = TwoHot(config.bins)
         self.reward = RewardHead(*sizes, config.bins)
@@ -211,7 +202,7 @@ class Agent(nn.Module):
         obs = random_shift(obs.flatten(0, 1), self.config.shift).unflatten(0, obs.shape[:2])
         with self._precision():
             z = self.world.embed(obs)  # [T+1, B, D]
-            z_target = self.embed_target(obs[1:]) if self.target_encoder is not None else z[1:]
+            z_target = z[1:] if self.target_encoder is None else self.embed_target(obs[1:])
             loss, path, metrics, belief = self.world_and_value_loss(z, z_target, batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

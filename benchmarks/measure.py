@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from gje_world.training.atomic import replacing
 from gje_world.training.origin import origin
 
 Result = TypeVar("Result")
@@ -43,9 +44,9 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 
 
 def write_csv(path: Path, rows: list[dict[str, object]]) -> None:
-    """Write `rows`, each with the command, commit and machine that made it."""
+    """Write `rows`, each with the command, commit and machine that made it, unless it says so."""
     made_by = origin()
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[0], *made_by])
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys([*rows[0], *made_by])))
         writer.writeheader()
-        writer.writerows(row | made_by for row in rows)
+        writer.writerows(made_by | row for row in rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gje_world.objectives.marginal import moments
+from gje_world.objectives.statistics import moments
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gje_world.beliefs import Belief
 from gje_world.objectives.marginal import MARGINALS
@@ -50,6 +51,15 @@ class Objective(nn.Module):
         require(marginal_weight >= 0, "marginal_weight", marginal_weight, "at least 0")
         self.dim, self.target, self.momentum = dim, target, momentum
         self.marginal_name, self.marginal_weight = marginal, marginal_weight
+
+    def momentum_encoder(self, encoder: nn.Module) -> AveragedModel | None:
+        """Moving average of `encoder` that embeds targets where `target="momentum"`, else None.
+
+        It begins as a copy at the first `update_parameters(encoder)`, to be called before each use.
+        """
+        if self.target != "momentum":
+            return None
+        return AveragedModel(encoder, multi_avg_fn=get_ema_multi_avg_fn(self.momentum), use_buffers=True)
 
     def loss(self, belief: Belief, z_target: Tensor) -> Tensor:
         """Loss `[...]` of each prediction of float32 `z_target [..., D]`; what a subclass tells."""
