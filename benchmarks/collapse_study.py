@@ -51,6 +51,7 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
     for place, target in enumerate(TARGETS):
         panel.bar(0, 0, color=f"C{place}", label=f"{target.replace('_', '-')} target")
     panel.set_yscale("log")
+    panel.yaxis.set_major_formatter("{x:g}")
     figure.legend(loc="outside lower center", ncols=len(TARGETS))
     figure.savefig(path, dpi=100)
 
