@@ -32,7 +32,7 @@ USER_ERRORS = (ConfigError, RunDirectoryError, CheckpointError, DiskSpaceError)
 FLAGS = ("--cfg", "-c", "--resolve", "--package", "-p")  # those of Hydra's that show a configuration
 FULL = (errno.ENOSPC, errno.EDQUOT)
 INTERRUPTED = 130  # what shells expect after Ctrl-C
-GROUPS = ("preset", "objective", "belief")
+COMMON = Path(configs.__file__).parent  # groups of one command alone stand in a folder of its name here
 
 
 def run_command(
@@ -56,7 +56,7 @@ def run_command(
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if {"--help", "-h"} & set(arguments):
-        print(help_text(schema(), about))
+        print(help_text(name, schema(), about))
         return 0
     for argument in arguments:
         if argument.startswith("-") and argument.partition("=")[0] not in FLAGS:
@@ -71,7 +71,7 @@ def run_command(
         # none where Hydra only showed the configuration; +name=value would add what the schema has not
         asked = [OmegaConf.to_object(OmegaConf.merge(schema, config)) for config in compose(name, arguments)]
     except (HydraException, OmegaConfBaseException) as error:
-        return fail(explain(error, schema(), arguments))
+        return fail(explain(name, error, schema(), arguments))
     except KeyboardInterrupt:
         return fail("interrupted", INTERRUPTED)
     try:
@@ -107,10 +107,10 @@ def fail(message: str, status: int = 2) -> int:
     return status
 
 
-def help_text(config: Any, about: str) -> str:
+def help_text(command: str, config: Any, about: str) -> str:
     """What `--help` prints: what the command does, its groups, and each option with default and meaning."""
     lines = [about.strip(), ""]
-    groups = groups_of(config)
+    groups = groups_of(command, config)
     if groups:
         lines.append("Groups (group=choice):")
         lines += [f"  {name:<10} {', '.join(choices)}" for name, choices in groups.items()]
@@ -124,16 +124,20 @@ def help_text(config: Any, about: str) -> str:
     return "\n".join(lines)
 
 
-def groups_of(config: Any) -> dict[str, list[str]]:
-    """Choices of each configuration group that a command with the defaults `config` has."""
-    folder = Path(configs.__file__).parent
-    names = [name for name in GROUPS if hasattr(config, "belief")]
-    return {name: sorted(path.stem for path in (folder / name).glob("*.yaml")) for name in names}
+def groups_of(command: str, config: Any) -> dict[str, list[str]]:
+    """Choices of each configuration group of a command: its own groups, and the common ones it has."""
+    own = sorted(path for path in (COMMON / command).glob("*") if path.is_dir())
+    common = sorted(path for path in COMMON.glob("*") if path.is_dir() and hasattr(config, path.name))
+    return {
+        folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
+        for folder in own + common
+        if any(folder.glob("*.yaml"))
+    }
 
 
-def explain(error: BaseException, config: Any, arguments: Sequence[str]) -> str:
+def explain(command: str, error: BaseException, config: Any, arguments: Sequence[str]) -> str:
     """What is wrong with what was asked, with the nearest names where one is unknown."""
-    for name, choices in groups_of(config).items():
+    for name, choices in groups_of(command, config).items():
         asked = [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{name}=")]
         if asked and asked[-1] not in choices:
             return f"{name}={asked[-1]} must be one of {', '.join(choices)}"
