@@ -13,13 +13,8 @@ from agents.planner import PlannerConfig
 from gje_world.beliefs import HEADS, make_head
 from gje_world.objectives import MARGINALS, OBJECTIVES, make_objective
 from gje_world.options import ConfigError, given, group, option
+from gje_world.training.devices import Precision
 from gje_world.world_model import WorldModelConfig
-
-
-class Precision(Enum):
-    auto = "auto"
-    bfloat16 = "bfloat16"
-    float32 = "float32"
 
 
 class Render(Enum):
