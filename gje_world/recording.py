@@ -46,13 +46,14 @@ def record(config: RecordConfig) -> int:
         if value is not None and value < low:
             raise ConfigError(f"{name}={value} must be at least {low}")
     env, begin = environment_and_policy(config)
-    assert env.observation_space.shape is not None and env.action_space.shape is not None
+    size = env.observation_space.shape
+    assert size is not None and env.action_space.shape is not None
     out = Path(config.out or f"recordings/{config.task.replace('/', '-')}")
     folder = out.with_suffix("") if out.suffix == ".h5" else out
     try:
         clips = Clips.create(
             folder,
-            (CHANNELS, *env.observation_space.shape[1:]),
+            (CHANNELS, size[1], size[2]),
             env.action_space.shape[0],
             env.get_wrapper_attr("state_names"),
         )
