@@ -69,7 +69,9 @@ def test_a_corrupt_file_is_named_and_skipped_and_a_cache_is_not_decoded_again(tm
     assert "a.mp4 is skipped: it cannot be decoded" in caplog.text
     write_video(folder / "c.mp4", steps(5))
     opened = []
-    monkeypatch.setattr(films, "read_film", lambda path, size: opened.append(path.name) or read_film(path, size))
+    monkeypatch.setattr(
+        films, "read_film", lambda path, size: opened.append(path.name) or read_film(path, size)
+    )
     assert decode_films(folder, tmp_path / "cache", 16).sources == ["b.mp4", "c.mp4"]
     assert opened == ["c.mp4"]
 
@@ -100,7 +102,7 @@ def test_what_holds_no_readable_clip_is_refused_in_a_line(tmp_path):
         decode_films(tmp_path / "nowhere", tmp_path / "cache", 16)
     folder = tmp_path / "films"
     folder.mkdir()
-    with pytest.raises(ClipsError, match="holds no readable clip: no file ends in .avi"):
+    with pytest.raises(ClipsError, match=r"holds no readable clip: no file ends in \.avi"):
         decode_films(folder, tmp_path / "cache", 16)
     (folder / "a.mp4").write_bytes(b"")
     with pytest.raises(ClipsError, match=r"holds no readable clip; a.mp4: it cannot be decoded"):
