@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
@@ -45,16 +46,14 @@ def propagate(
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
-    first = world.believe(z, action[0])
-    return (
-        _particles(world, first, action, particles)
-        if method == "particles"
-        else _moments(world, first, action)
-    )
+    if method == "moments":
+        return [gaussian(mean, covariance) for mean, covariance in moments(world, z, action)]
+    return _particles(world, z, action, particles)
 
 
-def _particles(world: Dynamics, first: Belief, action: Tensor, particles: int) -> list[Belief]:
-    beliefs, cloud = [first], first.rsample((particles,))
+def _particles(world: Dynamics, z: Tensor, action: Tensor, particles: int) -> list[Belief]:
+    beliefs = [world.believe(z, action[0])]
+    cloud = beliefs[0].rsample((particles,))
     for step in action[1:]:
         each = world.believe(cloud, step.expand(particles, *step.shape))
         beliefs.append(Pool(each))
@@ -62,19 +61,21 @@ def _particles(world: Dynamics, first: Belief, action: Tensor, particles: int) -
     return beliefs
 
 
-def _moments(world: Dynamics, first: Belief, action: Tensor) -> list[Belief]:
-    mean, covariance = first.mean, _covariance(first)
-    beliefs: list[Belief] = [_gaussian(mean, covariance)]
-    for step in action[1:]:
+def moments(world: Dynamics, z: Tensor, action: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Mean `[B, D]` and covariance `[B, D, D]` at each of the next `T` steps, by moment propagation."""
+    mean, covariance = z, None
+    for step in action:
         belief = world.believe(mean, step)
-        # rows do not depend on each other, so the Jacobian of their sum holds that of each
-        jacobian = torch.func.jacrev(lambda z, step=step: world.believe(z, step).mean.sum(0))(mean).movedim(
-            0, 1
-        )
-        covariance = jacobian @ covariance @ jacobian.mT + _covariance(belief)
+        noise = _covariance(belief)
+        if covariance is None:
+            covariance = noise
+        else:
+            # rows do not depend on each other, so the Jacobian of their sum holds that of each
+            jacobian = torch.func.jacrev(lambda z, step=step: world.believe(z, step).mean.sum(0))(mean)
+            jacobian = jacobian.movedim(0, 1)
+            covariance = jacobian @ covariance @ jacobian.mT + noise
         mean = belief.mean
-        beliefs.append(_gaussian(mean, covariance))
-    return beliefs
+        yield mean, covariance
 
 
 def _covariance(belief: Belief) -> Tensor:
@@ -84,7 +85,8 @@ def _covariance(belief: Belief) -> Tensor:
         raise ValueError(f"method=moments cannot be used: {error}; use method=particles") from error
 
 
-def _gaussian(mean: Tensor, covariance: Tensor) -> CovarianceGaussian:
+def gaussian(mean: Tensor, covariance: Tensor) -> CovarianceGaussian:
+    """The Gaussian belief of that mean `[..., D]` and covariance `[..., D, D]`."""
     with torch.autocast(mean.device.type, enabled=False):
         factor, _ = torch.linalg.cholesky_ex(covariance.to(mean.dtype), check_errors=False)
         return CovarianceGaussian(mean, factor)

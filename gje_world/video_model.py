@@ -1,0 +1,273 @@
+"""Video model: an encoder, and a predictor from a history of embeddings to beliefs over the next ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from gje_world.beliefs import Belief, Pool, head_options, make_head
+from gje_world.beliefs.belief import EMPTY
+from gje_world.networks import mlp
+from gje_world.networks.transformer import CausalTransformer
+from gje_world.options import option
+from gje_world.propagation import METHODS, gaussian, moments
+from gje_world.world_model import LOG_STD_BOUNDS
+
+PREDICTORS = ("mlp", "transformer")
+
+
+@dataclass
+class PredictorConfig:
+    """What looks at the embeddings so far (config group `predictor`)."""
+
+    name: str = option("transformer", "set by the group: predictor=transformer or mlp")
+    history: int = option(6, "embeddings it looks back at")
+    hidden: int = option(128, "width")
+    layers: int = option(3, "of the transformer: blocks; of the mlp: layers")
+    heads: int = option(4, "of the transformer: attention heads")
+
+
+class HistoryMLP(nn.Module):
+    """Perceptron on the last `history` embeddings and actions; no memory beyond them.
+
+    Where a sequence has just begun, its first embedding stands for those before it, with actions of zero.
+
+    Arguments:
+        dim, action_dim: `D` and `A`.
+        hidden, layers: width and depth.
+        history: embeddings it looks at.
+    """
+
+    def __init__(self, dim: int, action_dim: int, hidden: int, layers: int, history: int):
+        super().__init__()
+        self.history = history
+        self.body = mlp(history * (dim + action_dim), hidden, layers)
+
+    def forward(self, z: Tensor, action: Tensor) -> Tensor:
+        """`z [N, T, D]` and `action [N, T, A]` to features `[N, T, F]`; at `t`, of nothing after."""
+        before = self.history - 1
+        first = z[:, :1].expand(-1, before, -1)
+        still = action.new_zeros(len(action), before, action.shape[-1])
+        seen = torch.cat([torch.cat([first, z], 1), torch.cat([still, action], 1)], -1)
+        length = z.shape[1]
+        return self.body(torch.cat([seen[:, k : k + length] for k in range(self.history)], -1))
+
+
+class VideoModel(nn.Module):
+    """Encoder `f` and predictor `h`: a belief over the next embedding from those so far, and the actions.
+
+    Sequences are batch first, `z [..., T, D]`. The action at `t` is the one between the embeddings at `t` and
+    `t + 1`; a model without actions takes `A = 0`.
+
+    Arguments:
+        encoder: uint8 `[..., C, H, W]` to `[..., D]`, with an attribute `dim`.
+        config: of the predictor.
+        action_dim: `A`.
+        belief: its name (`gje_world.beliefs.HEADS`).
+        frame_stack: frames in an observation.
+        frozen: whether the encoder stays as it is, its embeddings brought to unit scale by `centre_on`.
+        belief_options: of its head; standard deviations lie between e^-5 and e^1.5 unless told otherwise.
+
+    Raises:
+        ValueError: there is no such predictor or belief, or it cannot have such a size.
+    """
+
+    offset: Tensor
+    spread: Tensor
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        config: PredictorConfig,
+        action_dim: int = 0,
+        belief: str = "diagonal",
+        *,
+        frame_stack: int = 1,
+        frozen: bool = False,
+        **belief_options: Any,
+    ):
+        super().__init__()
+        if config.name not in PREDICTORS:
+            raise ValueError(f"predictor must be one of {', '.join(PREDICTORS)}; got {config.name!r}")
+        dim: int = encoder.dim  # type: ignore[assignment]
+        self.dim, self.action_dim, self.history = dim, action_dim, config.history
+        self.frame_stack, self.frozen = frame_stack, frozen
+        self.encoder = encoder.requires_grad_(not frozen)
+        self.register_buffer("offset", torch.zeros(dim))
+        self.register_buffer("spread", torch.ones(()))
+        sizes = (dim, action_dim, config.hidden, config.layers)
+        self.predictor: nn.Module = (
+            HistoryMLP(*sizes, config.history)
+            if config.name == "mlp"
+            else CausalTransformer(*sizes, config.heads, config.history)
+        )
+        bounds = {"log_std_bounds": LOG_STD_BOUNDS}
+        takes = head_options(belief, **belief_options)
+        options = {name: value for name, value in bounds.items() if name in takes} | belief_options
+        self.head = make_head(belief, config.hidden, dim, **options)
+
+    # ---- embeddings ----
+
+    def stacked(self, frames: Tensor) -> Tensor:
+        """Observations `[..., T-K+1, K*C, H, W]` of `frames [..., T, C, H, W]`, oldest of the `K` first."""
+        windows = frames.unfold(-4, self.frame_stack, 1).movedim(-1, -4)  # [..., T-K+1, K, C, H, W]
+        return windows.flatten(-4, -3)
+
+    def embed(self, frames: Tensor, encoder: nn.Module | None = None) -> Tensor:
+        """`z [..., T-K+1, D]` of uint8 `frames [..., T, C, H, W]`, by its own encoder or the one given."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            z = (encoder or self.encoder)(self.stacked(frames))
+        return (z - self.offset) / self.spread
+
+    @torch.no_grad()
+    def centre_on(self, frames: Tensor) -> None:
+        """Take the statistics of clips, uint8 `[B, T, C, H, W]`; call once, before training.
+
+        An encoder that learns centres its input on them; of a frozen one the embeddings are centred and
+        scaled, so that they are of the size that beliefs and resolution expect.
+        """
+        if self.frozen:
+            z = self.embed(frames)
+            self.offset.copy_(z.flatten(0, -2).mean(0))
+            self.spread.copy_((z - self.offset).square().mean().sqrt().clamp(min=1e-6))
+        else:
+            self.encoder.centre_on(self.stacked(frames).flatten(0, 1))  # type: ignore[operator]
+
+    # ---- beliefs ----
+
+    def features(self, z: Tensor, action: Tensor) -> Tensor:
+        """Features `[N, T, F]` of `z [N, T, D]`, `action [N, T, A]`, each of the last `history` places."""
+        found = self.predictor(z[:, : self.history], action[:, : self.history])
+        if z.shape[1] <= self.history:
+            return found
+        later = [
+            part[:, 1:].unfold(1, self.history, 1).mT.flatten(0, 1)  # [N * (T - history), history, ...]
+            for part in (z, action)
+        ]
+        last = self.predictor(*later)[:, -1].unflatten(0, (len(z), -1))
+        return torch.cat([found, last], 1)
+
+    def believe_each(self, z: Tensor, action: Tensor) -> Belief:
+        """Beliefs `[N, T]` over the embedding after each of `z [N, T, D]`, under `action [N, T, A]` at each.
+
+        The head tells the change from the embedding before, so that before anything is learnt the world is
+        expected to stay as it is.
+        """
+        return self.head(self.features(z, action)).translate(z)
+
+    def believe(self, z: Tensor, action: Tensor) -> Belief:
+        """Belief `[...]` over the next embedding, from `z [..., T, D]` and `action [..., T, A]` so far."""
+        z, action = z[..., -self.history :, :], action[..., -self.history :, :]
+        lead, last = z.shape[:-2], z[..., -1, :]
+        rows = lead.numel()
+        features = self.predictor(*(part.reshape(rows, *part.shape[-2:]) for part in (z, action)))
+        return self.head(features[:, -1].reshape(*lead, -1)).translate(last)
+
+    # ---- several steps ahead ----
+
+    def imagine(self, z: Tensor, action: Tensor, particles: int) -> Tensor:
+        """Sampled futures `[H, P, B, D]`, `P` for each history.
+
+        Arguments:
+            z: history `[B, T, D]`.
+            action: `[B, T-1+H, A]`: those between the embeddings of the history, then those of the future.
+            particles: `P`.
+        """
+        _, cloud = self._roll(z, action, particles, lambda belief, shape: belief.rsample(shape))
+        return cloud[:, :, z.shape[1] :].movedim(2, 0)
+
+    def unroll(self, z: Tensor, action: Tensor, particles: int) -> list[Belief]:
+        """Beliefs `[B]` at each of the next `H` steps along sampled futures, to be learnt by; as `imagine`.
+
+        Each is the equal mixture of what the particles believe, which is what the model says of that step.
+        Gradients flow through the means of the samples alone: their noise would press the beliefs to be surer
+        than they may be.
+        """
+
+        def draw(belief: Belief, shape: torch.Size) -> Tensor:
+            return belief.mean + (belief.sample(shape) - belief.mean).detach()
+
+        beliefs, _ = self._roll(z, action, particles, draw)
+        return beliefs
+
+    def propagate(
+        self, z: Tensor, action: Tensor, method: str = "particles", particles: int = 64
+    ) -> list[Belief]:
+        """Beliefs `[B]` over the embedding at each of the next `H` steps (see `gje_world.propagation`).
+
+        Arguments:
+            z: history `[B, T, D]`.
+            action: `[B, T-1+H, A]`, as `imagine` takes them.
+            method: "particles", exact as their number grows; or "moments": Gaussians through the linearised
+                mean.
+            particles: of each history.
+
+        Raises:
+            ValueError: there is no such method, or the belief has no covariance in closed form.
+        """
+        if method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
+        if method == "particles":
+            return self._roll(z, action, particles, lambda belief, shape: belief.rsample(shape))[0]
+        window = _Window(self, min(self.history, z.shape[1]))
+        actions = action[:, z.shape[1] - window.length :].unfold(1, window.length, 1).movedim(1, 0).mT
+        newest = slice(-self.dim, None)
+        with sdpa_kernel(SDPBackend.MATH):  # the one whose derivatives can be batched
+            carried = moments(window, z[:, -window.length :].flatten(1), actions)
+            return [gaussian(mean[:, newest], covariance[:, newest, newest]) for mean, covariance in carried]
+
+    def _roll(
+        self, z: Tensor, action: Tensor, particles: int, draw: Callable[[Belief, torch.Size], Tensor]
+    ) -> tuple[list[Belief], Tensor]:
+        """Beliefs `[B]` at each step, and the history with the sampled futures `[P, B, T+H, D]`.
+
+        All particles of a row share its first belief, which is computed once.
+        """
+        length = z.shape[1]
+        beliefs = [self.believe(z, action[:, :length])]
+        cloud = z.expand(particles, *z.shape)
+        drawn = draw(beliefs[0], torch.Size((particles,)))
+        for end in range(length + 1, action.shape[1] + 1):
+            cloud = torch.cat([cloud, drawn.unsqueeze(2)], 2)
+            each = self.believe(cloud, action[:, :end].expand(particles, -1, -1, -1))
+            beliefs.append(Pool(each))
+            drawn = draw(each, EMPTY)
+        return beliefs, torch.cat([cloud, drawn.unsqueeze(2)], 2)
+
+
+class _Window:
+    """The last few embeddings as one vector `[B, length * D]`: all but the newest are known from before.
+
+    What `gje_world.propagation.moments` carries: windows depend on no more than the one before.
+    """
+
+    def __init__(self, model: VideoModel, length: int):
+        self.model, self.length = model, length
+
+    def believe(self, z: Tensor, action: Tensor) -> Belief:
+        """Belief over the window after `z [B, length * D]`, under `action [B, length, A]`."""
+        window = z.unflatten(-1, (self.length, -1))
+        return _Shifted(window[..., 1:, :].flatten(-2), self.model.believe(window, action))
+
+
+class _Shifted(Belief):
+    """Known embeddings `[B, K]`, then one that is believed: only its first two moments are asked for."""
+
+    def __init__(self, known: Tensor, newest: Belief):
+        self.known, self.newest = known, newest
+        super().__init__(known.shape[:-1], known.shape[-1] + newest.dim)
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.cat([self.known, self.newest.mean], -1)
+
+    @property
+    def covariance_matrix(self) -> Tensor:
+        size = self.known.shape[-1]
+        return F.pad(self.newest.covariance_matrix, (size, 0, size, 0))
