@@ -45,6 +45,7 @@ class World:
     state_names: ClassVar[tuple[str, ...]] = ("x", "y", "vx", "vy", "countdown", "kind")
     scored: ClassVar[tuple[str, ...]] = ("x", "y")  # variables that futures are compared in
     kinds: ClassVar[tuple[str, ...]] = SHAPES
+    latest_decision: ClassVar[int] = PAST  # the greatest index that `decision` gives
 
     def __init__(self, size: int = 64):
         self.size = size
