@@ -10,16 +10,11 @@ from typing import Any
 
 from agents.agent import AgentConfig
 from agents.planner import PlannerConfig
-from gje_world.beliefs import HEADS, make_head
-from gje_world.objectives import MARGINALS, OBJECTIVES, make_objective
-from gje_world.options import ConfigError, given, group, option
+from gje_world.beliefs.config import BeliefConfig, check_belief
+from gje_world.objectives.config import ObjectiveConfig, check_objective
+from gje_world.options import ConfigError, group, option
+from gje_world.training.devices import Precision
 from gje_world.world_model import WorldModelConfig
-
-
-class Precision(Enum):
-    auto = "auto"
-    bfloat16 = "bfloat16"
-    float32 = "float32"
 
 
 class Render(Enum):
@@ -35,43 +30,6 @@ class EnvConfig:
     frame_stack: int = option(3, "frames in an observation")
     image_size: int = option(64, "height and width in pixels, a multiple of 16")
     render: Render = option(Render.fast, "fast: no shadows; faithful: as dm_control draws")
-
-
-@dataclass
-class ObjectiveConfig:
-    """The world model's objective (config group `objective`); null: its own default, where it has one."""
-
-    name: str = option("gje_conditional", "set by the group: objective=gje_conditional")
-    marginal: str | None = option(None, f"term against collapse: {', '.join(MARGINALS)}")
-    marginal_weight: float = option(1.0, "weight of the marginal term")
-    target: str | None = option(None, "online: gradients reach the targets; stop_gradient; momentum")
-    momentum: float | None = option(None, "decay of the moving average of target=momentum; null: 0.99")
-    resolution: float | None = option(0.35, "finest error of a prediction that counts, in embedding units")
-    beta: float | None = option(None, "of gje_conditional: power of the variance that weighs its likelihood")
-    fit: str | None = option(None, "of gje_conditional: likelihood, or moments")
-    form: str | None = option(None, "of gje_joint: scale_free, conditional or primal")
-    shrinkage: float | None = option(None, "of gje_joint: of the covariance towards its diagonal")
-    prototypes: int | None = option(None, "of gmje: components of the mixture")
-    nodes: int | None = option(None, "of gmje_gng: most the gas may have")
-    particles: int | None = option(None, "of gmje_smc: size of the memory bank")
-    bandwidth: float | None = option(None, "of gmje_smc: standard deviation of a particle")
-    df: float | None = option(None, "of vje: degrees of freedom of its likelihoods")
-
-
-@dataclass
-class BeliefConfig:
-    """The world model's belief (config group `belief`); null: its own default, where it has one."""
-
-    name: str = option("diagonal", "set by the group: belief=diagonal")
-    log_std_bounds: list[float] | None = option(
-        None, "lowest and highest logarithm of standard deviations; null: -5, 1.5"
-    )
-    rank: int | None = option(None, "factors of a low_rank belief or of a mixture's components")
-    components: int | None = option(None, "components of a mixture")
-    df: float | None = option(None, "degrees of freedom of a student_t belief; null: learnt")
-    transforms: int | None = option(None, "layers of a flow")
-    members: int | None = option(None, "members of an ensemble")
-    member: str | None = option(None, "belief of an ensemble's members")
 
 
 @dataclass
@@ -203,42 +161,11 @@ def check(config: TrainConfig) -> None:
     _check_objective(config)
 
 
-def _check_belief(belief: BeliefConfig, dim: int) -> None:
-    """Refuses a belief that is unknown, or has no such options."""
-    _require(belief.name in HEADS, "belief", belief.name, f"one of {', '.join(HEADS)}")
-    if belief.name == "power_spherical":
-        raise ConfigError(
-            "belief=power_spherical is over directions alone; embeddings of a world need belief=polar"
-        )
-    try:
-        make_head(features=1, dim=dim, **given(belief))
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-
-
 def _check_objective(config: TrainConfig) -> None:
     """Refuses objectives and beliefs that are unknown or do not fit together."""
     belief, dim = config.belief.name, config.world.dim
-    _require(
-        config.objective.name in OBJECTIVES,
-        "objective",
-        config.objective.name,
-        f"one of {', '.join(OBJECTIVES)}",
-    )
-    _check_belief(config.belief, dim)
-    try:
-        objective = make_objective(dim=dim, **given(config.objective))
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    name = f"objective={config.objective.name}"
-    if objective.beliefs == ("power_spherical",):
-        raise ConfigError(
-            f"{name} is over directions alone, for views of images; a world model needs another"
-        )
-    if objective.beliefs and belief not in objective.beliefs:
-        raise ConfigError(f"{name} needs belief={' or '.join(objective.beliefs)}; got belief={belief}")
-    if objective.needs_density and belief == "point":
-        raise ConfigError(f"belief=point has no density, which {name} needs; use belief=diagonal")
+    check_belief(config.belief, dim)
+    objective = check_objective(config.objective, belief, dim)
     if config.world.simplicial:
         _require(belief == "point", "belief", belief, "point where world.simplicial=true")
         _require(dim % 8 == 0, "world.dim", dim, "a multiple of 8 where world.simplicial=true")

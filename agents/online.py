@@ -10,7 +10,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from torch import Tensor
 
 from agents.agent import discount_for
 from agents.building import load_weights, make_agent
@@ -21,16 +20,13 @@ from agents.replay import Replay
 from gje_world.plots.report import write_report
 from gje_world.training import random_state
 from gje_world.training.devices import keep_freed_memory, set_threads
+from gje_world.training.means import RunningMeans, not_finite
 from gje_world.training.metrics import MetricsLog
 from gje_world.training.progress import TrainingProgress
 from gje_world.training.run_directory import RunDirectory, RunDirectoryError
 from gje_world.training.signals import Stop, Stopped
 
 CENTRING_FRAMES = 1_000  # random-policy observations that set the encoder's mean frame
-
-
-class NonFiniteError(RuntimeError):
-    """A reward or a term of the loss is NaN or infinite; the message names it and the state that was kept."""
 
 
 class Online:
@@ -73,8 +69,7 @@ class Online:
         self.step = 0  # env frames
         self.updates = 0
         self.evaluation_owed = False  # where a signal came during the evaluation of this step
-        self.sums: dict[str, Tensor] = {}  # training metrics since the last row
-        self.counts: dict[str, int] = {}
+        self.means = RunningMeans()  # of training metrics since the last row
         self.logged: tuple[int | None, float] = (None, 0.0)  # bytes of metrics and seconds of run so far
         self.log: MetricsLog
         self.resumed_from = self.load()
@@ -96,7 +91,9 @@ class Online:
             MetricsLog(
                 self.run.metrics, self.run.tensorboard, resume_offset=offset, elapsed=elapsed
             ) as self.log,
-            TrainingProgress(c.steps, action_repeat=self.repeat, step=self.step) as progress,
+            TrainingProgress(
+                c.steps, unit="frames", work="agent steps", work_per_step=1 / self.repeat, step=self.step
+            ) as progress,
         ):
             save_owed = self.evaluation_owed
             try:
@@ -112,9 +109,9 @@ class Online:
                     self.agent_step()
                     self.learn()
                     if self.step // self.repeat % c.log_every == 0:
-                        self.log_training(progress.agent_steps_per_second)
+                        self.log_training(progress.speed)
                     ended = self.experience.obs is None
-                    progress.advance(self.step, episode_return=self.experience.total if ended else None)
+                    progress.advance(self.step, note=f"return {self.experience.total:.1f}" if ended else None)
                     self.evaluation_owed = self.due(c.evaluation.every)
                     save_owed = self.due(c.checkpoint_every)
             except Stopped:
@@ -144,7 +141,8 @@ class Online:
             action, uncertainty = chosen[0].cpu().numpy(), predicted.item()
         reward = self.experience.act(action, uncertainty)
         if not math.isfinite(reward):
-            raise self.not_finite(f"the reward of {self.config.task} ({reward})")
+            what = f"the reward of {self.config.task} ({reward})"
+            raise not_finite(what, self.step, self.run.checkpoints)
         self.step += self.repeat
         if self.experience.obs is None:
             self.log.log("episode", self.step, self.experience.row())
@@ -165,32 +163,18 @@ class Online:
         for i in reversed(range(min(owed, 4 * c.updates_per_step))):
             batch = self.replay.sample(self.generator, c.batch_size, c.agent.horizon)
             gauges = i == 0 and (self.step // self.repeat) % c.log_every == 0
-            for name, value in self.agent.update(batch.to(self.agent.device), gauges).items():
-                self.sums[name] = self.sums.get(name, 0.0) + value
-                self.counts[name] = self.counts.get(name, 0) + 1
+            self.means.add(self.agent.update(batch.to(self.agent.device), gauges))
             self.updates += 1
-        self.require_finite()
+        # before it reaches the planner or a checkpoint
+        if broken := self.means.broken():
+            raise not_finite(", ".join(broken), self.step, self.run.checkpoints)
 
     # ---- what is written ----
 
     def log_training(self, speed: float) -> None:
         """Log the means of the training metrics since the last such row."""
-        if self.sums:
-            row = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
-            self.log.log("train", self.step, row | {"speed/agent_steps_per_second": speed})
-        self.sums, self.counts = {}, {}
-
-    def require_finite(self) -> None:
-        """Stop before a loss that is not finite reaches the planner or a checkpoint."""
-        if self.sums and not torch.stack(list(self.sums.values())).isfinite().all():
-            broken = [name for name, total in self.sums.items() if not total.isfinite()]
-            raise self.not_finite(", ".join(broken))
-
-    def not_finite(self, what: str) -> NonFiniteError:
-        """The error that names what is not finite and the state to go back to."""
-        kept = self.run.checkpoints.paths()
-        state = f"the last good state is {kept[-1]}" if kept else "no checkpoint had been written yet"
-        return NonFiniteError(f"{what} not finite near step {self.step}; {state}")
+        if self.means:
+            self.log.log("train", self.step, self.means.take() | {"speed/agent_steps_per_second": speed})
 
     def evaluate(self, stop: Stop) -> dict[str, Any]:
         """Play the evaluation episodes, log what they show, write the film and the report.
@@ -231,7 +215,7 @@ class Online:
     def save(self) -> Path:
         """Write a checkpoint; the replay's maps are on the disk before it names their position."""
         self.replay.flush()
-        progress = {name: getattr(self, name) for name in ("step", "updates", "sums", "counts")}
+        progress = {"step": self.step, "updates": self.updates, "means": self.means.state()}
         state = {
             "agent": self.agent.state_dict(),
             "optimizer": self.agent.optimizer.state_dict(),
@@ -267,8 +251,8 @@ class Online:
         self.agent.planner.warm_start = None if warm_start is None else warm_start.to(self.agent.device)
         self.replay.load_state(state["replay"])
         progress = state["progress"]
-        self.step, self.updates, self.counts = progress["step"], progress["updates"], progress["counts"]
-        self.sums = {name: total.to(self.agent.device) for name, total in progress["sums"].items()}
+        self.step, self.updates = progress["step"], progress["updates"]
+        self.means.load_state(progress["means"], self.agent.device)
         self.evaluation_owed = state["evaluation_owed"]
         self.logged = state["metrics_offset"], state["elapsed"]
         self.experience.load_state(progress)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 
 from agents.config import TrainConfig
-from agents.online import NonFiniteError
 from agents.replay import ReplayError
 from agents.start import train_agent
 from gje_world.command import fail, run_command
+from gje_world.training.means import NonFiniteError
 
 ABOUT = """
 gje-train: train an agent from pixels by planning over Gaussian beliefs.

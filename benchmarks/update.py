@@ -18,10 +18,10 @@ from torch import Tensor
 
 from agents.agent import Agent, discount_for
 from agents.building import make_agent
-from agents.config import Precision, TrainConfig
+from agents.config import TrainConfig
 from agents.replay import Batch
 from gje_world.networks import ConvEncoder
-from gje_world.training.devices import keep_freed_memory, set_threads
+from gje_world.training.devices import Precision, keep_freed_memory, set_threads
 
 ACTION_DIM = 1  # cartpole's
 EPISODE_STEPS = 125

@@ -1,5 +1,6 @@
 """Gaussian Joint Embeddings: encoders and latent dynamics whose predictions are beliefs."""
 
+from gje_world.pretrained import load_encoder, load_pretrained
 from gje_world.world_model import WorldModel, WorldModelConfig
 
-__all__ = ["WorldModel", "WorldModelConfig"]
+__all__ = ["WorldModel", "WorldModelConfig", "load_encoder", "load_pretrained"]

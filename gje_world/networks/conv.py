@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gje_world.networks.encoder import Encoder
+
 STRIDES = 4  # stride-2 convolutions, each of which halves the image
 
 
-class ConvEncoder(nn.Module):
+class ConvEncoder(Encoder):
     """Four stride-2 convolutions, each with GroupNorm(1) and SiLU, then a linear map to the embedding.
 
     The input is centred on a mean frame and divided by the pixels' deviation from it: in a rendered scene
@@ -24,14 +27,16 @@ class ConvEncoder(nn.Module):
         width: channels of the first two convolutions; the last two have twice as many.
     """
 
+    name = "conv"
+    options: ClassVar[tuple[str, ...]] = ("width",)
     mean_frame: Tensor
     inverse_std: Tensor
 
     def __init__(self, channels: int, dim: int, image_size: int = 64, width: int = 32):
-        super().__init__()
+        super().__init__(channels, dim, image_size)
         if image_size < 2**STRIDES or image_size % 2**STRIDES:
             raise ValueError(f"image_size must be a positive multiple of {2**STRIDES}, got {image_size}")
-        self.channels, self.dim, self.image_size, self.width = channels, dim, image_size, width
+        self.width = width
         # laid out as the images are when they meet: channels last
         grey = torch.full((image_size, image_size, channels), 127.5).permute(2, 0, 1)
         self.register_buffer("mean_frame", grey)
@@ -53,13 +58,17 @@ class ConvEncoder(nn.Module):
         # a floor of two grey levels: a scene in which nothing moved must not amplify rounding noise
         self.inverse_std.copy_(1 / (pixels - self.mean_frame).std().clamp(min=2.0))
 
+    @property
+    def normalisation(self) -> dict[str, Any]:
+        mean = self.mean_frame.mean((-2, -1)).tolist()
+        return {"mean_frame": "one for each pixel", "mean": mean, "std": 1 / self.inverse_std.item()}
+
     def forward(self, obs: Tensor) -> Tensor:
-        """Embed uint8 `[..., C, H, W]` as float32 `[..., D]`."""
         lead, device = obs.shape[:-3], obs.device.type
         # pixels are the largest tensor here: pass over them once, in the precision the convolution takes;
         # whole numbers up to 256 are exact in bfloat16, and the scale goes into the first, small weight
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
-        x = obs.reshape(-1, *obs.shape[-3:]).contiguous(memory_format=torch.channels_last).to(dtype)
-        x = x.sub_(self.mean_frame.to(dtype))
+        x = obs.reshape(-1, *obs.shape[-3:]).contiguous(memory_format=torch.channels_last)
+        x = x.to(dtype, copy=True).sub_(self.mean_frame.to(dtype))
         x = F.conv2d(x, self.first.weight * self.inverse_std, self.first.bias, stride=2, padding=1)
         return self.project(self.rest(x).flatten(1)).float().reshape(*lead, self.dim)

@@ -5,11 +5,21 @@ from __future__ import annotations
 import ctypes
 import logging
 import re
+from enum import Enum
 from pathlib import Path
 
 import torch
 
 logger = logging.getLogger(__name__)
+
+
+class Precision(Enum):
+    """What networks compute in; `auto` is bfloat16 where the hardware has it."""
+
+    auto = "auto"
+    bfloat16 = "bfloat16"
+    float32 = "float32"
+
 
 # glibc's mallopt(3) parameters
 _M_TRIM_THRESHOLD = -1

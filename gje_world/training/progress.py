@@ -11,32 +11,37 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 
 class TrainingProgress:
-    """Shows env frames done, the latest return, agent steps per second and the time left. A context manager.
+    """Shows steps done, a note, what is done in a second, and the time left. A context manager.
 
     Arguments:
-        total: env frames of the whole run.
-        action_repeat: env frames in an agent step.
-        step: env frames done before this process.
+        total: steps of the whole run.
+        unit: the plural of a step, such as "frames" or "updates".
+        work: what speed is told in, such as "agent steps" or "images".
+        work_per_step: how much of it a step is.
+        step: steps done before this process.
         console: where to print; standard error by default.
         plain_every: seconds between lines where the console is no terminal.
+        quiet: show nothing, as all ranks but the first.
     """
 
     def __init__(
         self,
         total: int,
         *,
-        action_repeat: int,
+        unit: str,
+        work: str,
+        work_per_step: float,
         step: int = 0,
         console: Console | None = None,
         plain_every: float = 30.0,
+        quiet: bool = False,
     ) -> None:
-        self.total = total
-        self.step = step
-        self._action_repeat = action_repeat
-        self._console = console or Console(stderr=True)
-        self._return: float | None = None
+        self.total, self.step = total, step
+        self._unit, self._work, self._work_per_step = unit, work, work_per_step
+        self._console = console or Console(stderr=True, quiet=quiet)
+        self._note: str | None = None
         self._every = 0.2 if self._console.is_terminal else plain_every
-        self._history = deque([(time.monotonic(), step)])  # (seconds, env frames) of the last minute or so
+        self._history = deque([(time.monotonic(), step)])  # (seconds, steps) of the last minute or so
         self._shown = time.monotonic()
         # Without a refresh thread of its own: the loop forks workers and wants its two cores for itself.
         self._bar = Progress(
@@ -46,22 +51,21 @@ class TrainingProgress:
             TextColumn("{task.fields[line]}"),
             console=self._console,
             auto_refresh=False,
-            disable=not self._console.is_terminal,
+            disable=quiet or not self._console.is_terminal,
         )
         self._task = self._bar.add_task("training", total=total, completed=step, line=self._line())
 
     @property
-    def agent_steps_per_second(self) -> float:
-        """Over about the last minute; 0.0 before two steps are done."""
+    def speed(self) -> float:
+        """Work a second over about the last minute; 0.0 before two steps are done."""
         (start, first), (end, last) = self._history[0], self._history[-1]
-        return (last - first) / self._action_repeat / (end - start) if end > start else 0.0
+        return (last - first) * self._work_per_step / (end - start) if end > start else 0.0
 
-    def advance(self, step: int, *, episode_return: float | None = None) -> None:
-        """Tells that `step` env frames are done, and the return of an episode that has just ended."""
+    def advance(self, step: int, *, note: str | None = None) -> None:
+        """Tells that `step` steps are done; a `note`, such as "return 812.3", stands until the next one."""
         now = time.monotonic()
         self.step = step
-        if episode_return is not None:
-            self._return = episode_return
+        self._note = note or self._note
         self._history.append((now, step))
         while len(self._history) > 2 and now - self._history[0][0] > 60.0:
             self._history.popleft()
@@ -80,13 +84,13 @@ class TrainingProgress:
             self.announce(self._line())
 
     def _line(self) -> str:
-        speed = self.agent_steps_per_second
-        parts = [f"{self.step:,}/{self.total:,} frames"]
-        if self._return is not None:
-            parts.append(f"return {self._return:.1f}")
+        speed = self.speed
+        parts = [f"{self.step:,}/{self.total:,} {self._unit}"]
+        if self._note is not None:
+            parts.append(self._note)
         if speed > 0:
-            left = (self.total - self.step) / self._action_repeat / speed
-            parts += [f"{speed:.1f} agent steps/s", f"{timedelta(seconds=round(left))} left"]
+            left = (self.total - self.step) * self._work_per_step / speed
+            parts += [f"{speed:,.1f} {self._work}/s", f"{timedelta(seconds=round(left))} left"]
         return " · ".join(parts)
 
     def __enter__(self) -> TrainingProgress:

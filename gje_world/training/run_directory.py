@@ -32,10 +32,10 @@ class RunDirectory:
     `report.html`. Made by `RunDirectory.open`.
     """
 
-    def __init__(self, path: Path, lock: int) -> None:
+    def __init__(self, path: Path, lock: int | None) -> None:
         self.path = path
         self.checkpoints = CheckpointStore(path / "checkpoints")
-        self._lock: int | None = lock
+        self._lock = lock
 
     @classmethod
     def open(

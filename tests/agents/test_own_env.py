@@ -12,7 +12,8 @@ import torch
 import agents
 from agents import train_agent
 from agents.config import TrainConfig
-from agents.online import NonFiniteError, Online
+from agents.online import Online
+from gje_world.training.means import NonFiniteError
 from gje_world.training.metrics import read_metrics
 
 

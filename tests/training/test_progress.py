@@ -11,6 +11,11 @@ from gje_world.training import progress as progress_module
 from gje_world.training.progress import TrainingProgress
 
 
+def frames(total: int, action_repeat: int, **options) -> TrainingProgress:
+    per_step = 1 / action_repeat
+    return TrainingProgress(total, unit="frames", work="agent steps", work_per_step=per_step, **options)
+
+
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [0.0]
@@ -20,12 +25,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_without_a_terminal_a_line_comes_now_and_then(clock: list[float]) -> None:
     output = io.StringIO()
-    with TrainingProgress(
-        800, action_repeat=8, console=Console(file=output, width=40), plain_every=10
-    ) as bar:
+    with frames(800, 8, console=Console(file=output, width=40), plain_every=10) as bar:
         for step in range(8, 808, 8):
             clock[0] += 0.5
-            bar.advance(step, episode_return=12.34 if step == 80 else None)
+            bar.advance(step, note="return 12.3" if step == 80 else None)
     lines = output.getvalue().splitlines()
     assert lines == [
         "160/800 frames · return 12.3 · 2.0 agent steps/s · 0:00:40 left",
@@ -37,22 +40,22 @@ def test_without_a_terminal_a_line_comes_now_and_then(clock: list[float]) -> Non
 
 
 def test_speed_is_of_the_last_minute_and_of_this_process(clock: list[float]) -> None:
-    bar = TrainingProgress(100_000, action_repeat=4, step=50_000, console=Console(file=io.StringIO()))
-    assert bar.agent_steps_per_second == 0.0
+    bar = frames(100_000, 4, step=50_000, console=Console(file=io.StringIO()))
+    assert bar.speed == 0.0
     for _ in range(600):
         clock[0] += 1.0
         bar.advance(bar.step + 4)
-    assert bar.agent_steps_per_second == pytest.approx(1.0)
+    assert bar.speed == pytest.approx(1.0)
     for _ in range(600):
         clock[0] += 0.1
         bar.advance(bar.step + 4)
-    assert bar.agent_steps_per_second == pytest.approx(10.0, rel=0.2)
+    assert bar.speed == pytest.approx(10.0, rel=0.2)
 
 
 def test_a_terminal_gets_a_bar_and_announcements_as_they_are(clock: list[float]) -> None:
     output = io.StringIO()
     console = Console(file=output, force_terminal=True, width=120)
-    with TrainingProgress(80, action_repeat=8, console=console) as bar:
+    with frames(80, 8, console=console) as bar:
         for step in range(8, 88, 8):
             clock[0] += 1
             bar.advance(step)

@@ -1,0 +1,42 @@
+"""What a command can be told of its belief (config group `belief`), and the check of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gje_world.beliefs import HEADS, make_head
+from gje_world.options import ConfigError, given, option
+
+
+@dataclass
+class BeliefConfig:
+    """The predictor's belief (config group `belief`); null: its own default, where it has one."""
+
+    name: str = option("diagonal", "set by the group: belief=diagonal")
+    log_std_bounds: list[float] | None = option(
+        None, "lowest and highest logarithm of standard deviations; null: -5, 1.5"
+    )
+    rank: int | None = option(None, "factors of a low_rank belief or of a mixture's components")
+    components: int | None = option(None, "components of a mixture")
+    df: float | None = option(None, "degrees of freedom of a student_t belief; null: learnt")
+    transforms: int | None = option(None, "layers of a flow")
+    members: int | None = option(None, "members of an ensemble")
+    member: str | None = option(None, "belief of an ensemble's members")
+
+
+def check_belief(belief: BeliefConfig, dim: int) -> None:
+    """Refuses a belief over `dim` numbers that is unknown, or has no such options.
+
+    Raises:
+        ConfigError: the first option found wrong.
+    """
+    if belief.name not in HEADS:
+        raise ConfigError(f"belief={belief.name} must be one of {', '.join(HEADS)}")
+    if belief.name == "power_spherical":
+        raise ConfigError(
+            "belief=power_spherical is over directions alone; embeddings of a world need belief=polar"
+        )
+    try:
+        make_head(features=1, dim=dim, **given(belief))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error

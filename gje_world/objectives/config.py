@@ -1,0 +1,53 @@
+"""What a command can be told of its objective (config group `objective`), and the check of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gje_world.objectives import MARGINALS, OBJECTIVES, Objective, make_objective
+from gje_world.options import ConfigError, given, option
+
+
+@dataclass
+class ObjectiveConfig:
+    """The world model's objective (config group `objective`); null: its own default, where it has one."""
+
+    name: str = option("gje_conditional", "set by the group: objective=gje_conditional")
+    marginal: str | None = option(None, f"term against collapse: {', '.join(MARGINALS)}")
+    marginal_weight: float = option(1.0, "weight of the marginal term")
+    target: str | None = option(None, "online: gradients reach the targets; stop_gradient; momentum")
+    momentum: float | None = option(None, "decay of the moving average of target=momentum; null: 0.99")
+    resolution: float | None = option(0.35, "finest error of a prediction that counts, in embedding units")
+    beta: float | None = option(None, "of gje_conditional: power of the variance that weighs its likelihood")
+    fit: str | None = option(None, "of gje_conditional: likelihood, or moments")
+    form: str | None = option(None, "of gje_joint: scale_free, conditional or primal")
+    shrinkage: float | None = option(None, "of gje_joint: of the covariance towards its diagonal")
+    prototypes: int | None = option(None, "of gmje: components of the mixture")
+    nodes: int | None = option(None, "of gmje_gng: most the gas may have")
+    particles: int | None = option(None, "of gmje_smc: size of the memory bank")
+    bandwidth: float | None = option(None, "of gmje_smc: standard deviation of a particle")
+    df: float | None = option(None, "of vje: degrees of freedom of its likelihoods")
+
+
+def check_objective(objective: ObjectiveConfig, belief: str, dim: int) -> Objective:
+    """Refuses an objective that is unknown, or does not fit the belief of that name; else makes it.
+
+    Raises:
+        ConfigError: the first option found wrong.
+    """
+    if objective.name not in OBJECTIVES:
+        raise ConfigError(f"objective={objective.name} must be one of {', '.join(OBJECTIVES)}")
+    try:
+        made = make_objective(dim=dim, **given(objective))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    name = f"objective={objective.name}"
+    if made.beliefs == ("power_spherical",):
+        raise ConfigError(
+            f"{name} is over directions alone, for views of images; a world model needs another"
+        )
+    if made.beliefs and belief not in made.beliefs:
+        raise ConfigError(f"{name} needs belief={' or '.join(made.beliefs)}; got belief={belief}")
+    if made.needs_density and belief == "point":
+        raise ConfigError(f"belief=point has no density, which {name} needs; use belief=diagonal")
+    return made

@@ -1,0 +1,79 @@
+"""The predictor over views: a projection of the embedding, and beliefs over that of another view."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from gje_world.beliefs import Belief, head_options, make_head
+from gje_world.networks import mlp
+
+LOG_STD_BOUNDS = (-5.0, 1.5)  # the marginal term keeps projections near unit scale
+
+
+class ViewPredictor(nn.Module):
+    """`z` is projected to `v`, and from `v` a head tells a belief over the `v` of another view of the image.
+
+    Arguments:
+        features: dimension `F` of the encoder's embedding.
+        dim: dimension `D` of the projection.
+        projector_hidden: width of the projector's two hidden layers, batch-normalised.
+        hidden: width of the predictor's two layers.
+        belief: name of the belief (`gje_world.beliefs.HEADS`) and options of its head; standard deviations
+            lie between e^-5 and e^1.5 unless told otherwise.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        dim: int = 128,
+        *,
+        projector_hidden: int = 512,
+        hidden: int = 256,
+        belief: Mapping[str, Any] | None = None,
+    ):
+        super().__init__()
+        options = dict(belief or {"name": "diagonal"})
+        name = options.pop("name")
+        if "log_std_bounds" in head_options(name, **options):
+            options = {"log_std_bounds": LOG_STD_BOUNDS} | options
+        self.projector = projector(features, projector_hidden, dim)
+        self.trunk = mlp(dim, hidden)
+        self.head = make_head(name, hidden, dim, **options)
+        self.dim = dim
+        self.architecture = {
+            "features": features,
+            "dim": dim,
+            "projector_hidden": projector_hidden,
+            "hidden": hidden,
+            "belief": {"name": name, **options},
+        }
+
+    def project(self, z: Tensor) -> Tensor:
+        """What beliefs are over: `v [..., D]` of the encoder's `z [..., F]`."""
+        return self.projector(z.flatten(0, -2)).float().unflatten(0, z.shape[:-1])
+
+    def believe(self, v: Tensor) -> Belief:
+        """Belief over the projection of another view of the image that `v [..., D]` is of."""
+        return self.head(self.trunk(v))
+
+
+def projector(
+    features: int, hidden: int, dim: int, layers: int = 3, *, last_norm: bool = False
+) -> nn.Sequential:
+    """Perceptron `[N, F] -> [N, D]` of linear layers, each but the last with batch normalisation and ReLU.
+
+    Arguments:
+        layers: linear layers in all, at least 1.
+        last_norm: a batch normalisation without scale and shift follows the last.
+    """
+    parts: list[nn.Module] = []
+    for _ in range(layers - 1):
+        parts += [nn.Linear(features, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True)]
+        features = hidden
+    parts.append(nn.Linear(features, dim, bias=not last_norm))
+    if last_norm:
+        parts.append(nn.BatchNorm1d(dim, affine=False))
+    return nn.Sequential(*parts)

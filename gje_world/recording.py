@@ -1,0 +1,135 @@
+"""`gje-video record`: episodes of any environment, their actions and true states, as clips on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+import torch
+from omegaconf import MISSING
+from rich.console import Console
+from rich.progress import track
+
+from gje_world.data.clips import Clips, ClipsError
+from gje_world.data.hdf5 import export_hdf5
+from gje_world.options import ConfigError, option
+from gje_world.training.run_directory import RunDirectoryError
+
+EPISODE_SEEDS = 1_000_000  # episodes that a seed has to itself
+CHANNELS = 3
+
+Policy = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
+
+
+@dataclass
+class RecordConfig:
+    """Options of `gje-video record`."""
+
+    task: str = option(MISSING, "dmc/<domain>-<task> or gym/<id>")
+    policy: str = option("random", "random, or the run directory of a trained agent, which explores")
+    episodes: int = option(100, "recorded in all")
+    out: str | None = option(None, "folder of the clips, or a file .h5 beside them; null: recordings/<task>")
+    image_size: int = option(64, "height and width in pixels; with an agent, its own")
+    action_repeat: int | None = option(None, "env frames an action is held; null: the task's, or the agent's")
+    seed: int = option(1, "of episodes and actions")
+
+
+def record(config: RecordConfig) -> int:
+    """Record what is not yet recorded, episode by episode; the exit status."""
+    for name, low in (("episodes", 1), ("image_size", 1), ("action_repeat", 1), ("seed", 0)):
+        value = getattr(config, name)
+        if value is not None and value < low:
+            raise ConfigError(f"{name}={value} must be at least {low}")
+    env, begin = environment_and_policy(config)
+    size = env.observation_space.shape
+    assert size is not None and env.action_space.shape is not None
+    out = Path(config.out or f"recordings/{config.task.replace('/', '-')}")
+    folder = out.with_suffix("") if out.suffix == ".h5" else out
+    try:
+        clips = Clips.create(
+            folder,
+            (CHANNELS, size[1], size[2]),
+            env.action_space.shape[0],
+            env.get_wrapper_attr("state_names"),
+        )
+        source = f"{config.task} {config.policy} seed {config.seed}"
+        if any(name != source for name in clips.sources):
+            raise ClipsError(
+                f"out={out} holds clips of {clips.sources[0]}, not of {source}; choose another out"
+            )
+        console = Console(stderr=True)
+        todo = range(clips.episodes, config.episodes)
+        for episode in track(todo, "episodes", console=console, disable=not console.is_terminal):
+            seed = config.seed * EPISODE_SEEDS + episode
+            clips.append(*play(env, begin(seed), seed), source=source)
+    finally:
+        env.close()
+    if out.suffix == ".h5":
+        export_hdf5(clips, out)
+    print(f"{clips.episodes} episodes, {len(clips):,} frames: {out}")
+    return 0
+
+
+def play(
+    env: gymnasium.Env, policy: Policy, seed: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
+    """One episode: frames `[T, 3, H, W]`, actions `[T-1, A]`, and states `[T, S]` where they are known."""
+    obs, info = env.reset(seed=seed)
+    frames, actions = [obs[-CHANNELS:]], []
+    states = [info["state"]] if "state" in info else []
+    ended = False
+    while not ended:
+        action = policy(obs)
+        obs, _, terminated, truncated, info = env.step(action)
+        frames.append(obs[-CHANNELS:])
+        actions.append(action)
+        states += [info["state"]] if "state" in info else []
+        ended = terminated or truncated
+    return np.stack(frames), np.stack(actions), np.stack(states) if states else None
+
+
+def environment_and_policy(config: RecordConfig) -> tuple[gymnasium.Env, Callable[[int], Policy]]:
+    """The environment, and what makes the policy of an episode from its seed.
+
+    The core imports neither environments nor agents; this one entry point, which makes them by their names,
+    must, and does so here alone.
+
+    Raises:
+        ConfigError: there is no such task or agent.
+    """
+    import agents
+    import envs
+
+    options: dict[str, Any] = {"image_size": config.image_size, "action_repeat": config.action_repeat}
+    agent = None
+    try:
+        if config.policy != "random":
+            trained = agents.loading.load_config(config.policy)
+            agent = agents.load(config.policy)
+            options = {
+                "image_size": trained.env.image_size,
+                "action_repeat": config.action_repeat or trained.env.action_repeat,
+                "frame_stack": trained.env.frame_stack,
+            }
+        env = envs.make(config.task, seed=config.seed, **options)
+    except RunDirectoryError as error:
+        raise ConfigError(f"policy={config.policy} must be random or a run directory: {error}") from error
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"task={config.task}: {error}") from error
+    space = env.action_space
+    assert isinstance(space, gymnasium.spaces.Box)
+
+    def begin(seed: int) -> Policy:
+        if agent is None:
+            generator = np.random.default_rng(seed)
+            return lambda obs: generator.uniform(space.low, space.high).astype(np.float32)
+        torch.manual_seed(seed)
+        agent.reset()
+        return lambda obs: agent.act(obs, explore=True).numpy()
+
+    return env, begin

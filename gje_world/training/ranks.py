@@ -1,0 +1,85 @@
+"""One process or many: Fabric as a run asks for it, and a run directory that only the first rank writes."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning_fabric import Fabric
+
+from gje_world.options import ConfigError
+from gje_world.training.devices import Precision, autocast_dtype, choose_device
+from gje_world.training.run_directory import RunDirectory, RunDirectoryError
+
+
+def make_fabric(device: str, devices: int, nodes: int, precision: Precision) -> Fabric:
+    """Fabric on so many devices of one kind on each of so many nodes, data-parallel, not yet launched.
+
+    Arguments:
+        device: `auto`, or one that `choose_device` knows; an index picks a single device.
+        devices: on each node. Under `torchrun` and SLURM as many as processes were started there.
+
+    Raises:
+        ConfigError: this machine has no such device, or not so many.
+    """
+    try:
+        chosen = choose_device(device)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if chosen.type == "cuda" and devices > torch.cuda.device_count():
+        raise ConfigError(f"devices={devices} must be at most the {torch.cuda.device_count()} GPUs there are")
+    one_of_several = chosen.type == "cuda" and devices == 1 and chosen.index is not None
+    half = autocast_dtype(chosen, precision.value) == torch.bfloat16
+    return Fabric(
+        accelerator=chosen.type,
+        devices=[chosen.index] if one_of_several else devices,
+        num_nodes=nodes,
+        precision="bf16-mixed" if half else "32-true",
+    )
+
+
+def from_all_ranks(value: Any) -> list[Any]:
+    """`value`, tensors and plain values, as each rank has it, in order of the ranks; tensors on the CPU."""
+    if not dist.is_initialized():
+        return [value]
+    file = io.BytesIO()
+    torch.save(value, file)
+    files: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(files, file.getvalue())
+    return [torch.load(io.BytesIO(each), map_location="cpu", weights_only=True) for each in files]
+
+
+@contextmanager
+def open_run(
+    fabric: Fabric, path: Path | str, config: Mapping[str, Any], *, changeable: Collection[str] = ()
+) -> Iterator[RunDirectory]:
+    """The run directory, opened and locked by the first rank (`RunDirectory.open`); the others only read.
+
+    Raises:
+        RunDirectoryError: on all ranks, where the first cannot open it.
+    """
+    run, refused = None, ""
+    if fabric.is_global_zero:
+        try:
+            run = RunDirectory.open(path, config, changeable=changeable)
+        except RunDirectoryError as error:
+            refused = str(error)
+    refused = from_all_ranks(refused)[0]
+    if refused:
+        raise RunDirectoryError(refused)
+    with run or RunDirectory(Path(path), lock=None) as opened:
+        yield opened
+
+
+def silence(fabric: Fabric) -> None:
+    """Let only the first rank print."""
+    if not fabric.is_global_zero:
+        quiet = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(quiet, 1)
+        os.dup2(quiet, 2)
