@@ -27,7 +27,7 @@ from gje_world.evaluation.scores import LEVELS, energy_score, mass_near
 
 CONTEXT = 5  # frames a predictor sees, the last of them the one after which it is open what happens
 HORIZON = 5  # steps ahead
-CONTEXTS, DRAWS = 2048, 100  # of the energy score and the calibration
+DRAWS = 100  # of each context, for the energy score and the calibration
 MODE_CONTEXTS, MODE_DRAWS = 256, 1000  # of the scores of modes
 PROBE_EPISODES = 1500  # a fifth of them tells the probe's error
 SEED = 20_311  # frozen: the same contexts for every predictor, and for none of them seen in training
@@ -79,8 +79,9 @@ class Scores:
     pit: Tensor  # [H, N]
 
 
-def ask(world: World, seed: int = SEED, contexts: int = CONTEXTS) -> Question:
-    """Held-out contexts of a world that end where it is open what happens."""
+def ask(world: World, seed: int = SEED, contexts: int | None = None) -> Question:
+    """Held-out contexts of a world that end where it is open what happens; None: as many as it has."""
+    contexts = contexts or world.contexts
     generator = np.random.default_rng([seed, 0])
     frames, states = world.generate(generator, contexts, world.latest_decision + 1 + HORIZON)
     window = world.decision(states)[:, None] + np.arange(1 - CONTEXT, HORIZON + 1)
