@@ -116,9 +116,8 @@ class Agent(nn.Module):
         self.to(device)
         self.planner = Planner(planner, action_dim, self.propose, self.evaluate_sequences)
         encoder = list(self.world.encoder.parameters())
-        world = (self.world.dynamics, self.world.head, self.objective)
-        heads = (*world, self.reward, self.critics, self.termination)
-        others = [parameter for part in heads for parameter in part.parameters()]
+        parts = (self.world.dynamics, self.world.head, self.objective, self.reward, self.critics)
+        others = [parameter for part in (*parts, self.termination) for parameter in part.parameters()]
         self.learnt = encoder + others
         groups: list[dict[str, Any]] = [
             {"params": encoder, "lr": config.encoder_lr},

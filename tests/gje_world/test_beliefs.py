@@ -189,9 +189,9 @@ def test_a_finite_resolution_leaves_the_spread_that_is_learnt_as_it_is(name):
     head = make_head(name, features=1, dim=2, log_std_bounds=(-5.0, 1.5))
     optimizer = torch.optim.Adam(head.parameters(), lr=1e-2)
     ones = torch.ones(512, 1)
-    for update in range(600):
+    for update in range(400):
         for group in optimizer.param_groups:
-            group["lr"] = 3e-2 * (1 - update / 600)
+            group["lr"] = 3e-2 * (1 - update / 400)
         loss = -head(ones).learning_log_prob(1.0 + 0.3 * torch.randn(512, 2), resolution=0.3).mean()
         optimizer.zero_grad()
         loss.backward()
