@@ -69,7 +69,9 @@ def test_a_corrupt_file_is_named_and_skipped_and_a_cache_is_not_decoded_again(tm
     assert "a.mp4 is skipped: it cannot be decoded" in caplog.text
     write_video(folder / "c.mp4", steps(5))
     opened = []
-    monkeypatch.setattr(films, "read_film", lambda path, size: opened.append(path.name) or read_film(path, size))
+    monkeypatch.setattr(
+        films, "read_film", lambda path, size: opened.append(path.name) or read_film(path, size)
+    )
     assert decode_films(folder, tmp_path / "cache", 16).sources == ["b.mp4", "c.mp4"]
     assert opened == ["c.mp4"]
 
