@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from gje_world.data.simulated import Simulated
 from gje_world.data.world import World
 from gje_world.data.worlds import WORLDS, make_world
 from gje_world.evaluation.futures import (
@@ -47,6 +48,8 @@ from gje_world.training.origin import origin
 from gje_world.training.run_directory import RunDirectory
 from gje_world.training.tables import Row, read_rows, write_markdown, write_rows
 
+SIMULATED = {"cartpole": "dmc/cartpole-swingup", "reacher": "dmc/reacher-easy"}
+NAMES = (*WORLDS, *SIMULATED)
 UNLEARNT = ("oracle", "nearest_neighbour")
 PREDICTORS = ("oracle", "mixture", "diagonal", "flow", "squared_error", "nearest_neighbour")
 BY_DEFAULT = ("oracle", "mixture", "squared_error", "nearest_neighbour")
@@ -66,7 +69,7 @@ the same run directory goes on where it stopped.
 
 Worlds: {worlds}
 Predictors: {predictors}
-""".format(worlds=", ".join(WORLDS), predictors=", ".join(PREDICTORS)).strip()
+""".format(worlds=", ".join(NAMES), predictors=", ".join(PREDICTORS)).strip()
 
 
 @dataclass
@@ -102,7 +105,7 @@ def check(config: BenchmarkConfig) -> None:
         value = getattr(config, name)
         if value is not None and value < low:
             raise ConfigError(f"{name}={value} must be at least {low}")
-    for name, known in (("worlds", tuple(WORLDS)), ("predictors", PREDICTORS)):
+    for name, known in (("worlds", NAMES), ("predictors", PREDICTORS)):
         asked = getattr(config, name)
         if asked == []:
             raise ConfigError(f"{name}=[] must name some of {', '.join(known)}, or be null")
@@ -120,7 +123,7 @@ def benchmark(config: BenchmarkConfig) -> int:
     check(config)
     set_threads(config.threads)
     keep_freed_memory()
-    worlds, predictors = config.worlds or list(WORLDS), config.predictors or list(BY_DEFAULT)
+    worlds, predictors = config.worlds or list(NAMES), config.predictors or list(BY_DEFAULT)
     wanted = [
         (world, predictor, seed)
         for world in worlds
@@ -148,7 +151,7 @@ def benchmark(config: BenchmarkConfig) -> int:
                     write_rows(table, rows)
                     console.print(told(rows[-1]), highlight=False, soft_wrap=True)
                 progress.advance(suite)
-        order = {name: place for place, name in enumerate((*WORLDS, *PREDICTORS))}
+        order = {name: place for place, name in enumerate((*NAMES, *PREDICTORS))}
         rows.sort(key=lambda row: (order[row["world"]], order[row["predictor"]], row["seed"]))
         write_markdown(run.path / "table.md", rows, COLUMNS)
         report = write_report(run.path, rows, folder, run.config.read_text(encoding="utf-8"))
@@ -177,18 +180,20 @@ class Bench:
 
     def ask(self, name: str) -> tuple[World, Question]:
         if self._world is None or self._world[0] != name:
-            world = make_world(name, self.config.image_size)
+            size = self.config.image_size
+            world = simulated_world(name, size) if name in SIMULATED else make_world(name, size)
             self._world = (name, world, ask(world, contexts=self.config.contexts))
         return self._world[1:]
 
     def predictor(self, name: str, world: World, predictor: str, seed: int) -> Predictor:
         c = self.config
-        parts = range(-(-c.episodes // PART))
+        count = min(c.episodes, world.most_episodes)
+        parts = range(-(-count // PART))
         if predictor == "nearest_neighbour":
             clips = torch.cat([around_decision(world, *episodes(world, seed, part)) for part in parts])
-            return NearestNeighbours(clips[: c.episodes], HORIZON)
+            return NearestNeighbours(clips[:count], HORIZON)
         recipe = Recipe(
-            belief=predictor, episodes=c.episodes, encoder_updates=c.encoder_updates, updates=c.updates
+            belief=predictor, episodes=count, encoder_updates=c.encoder_updates, updates=c.updates
         )
         if self._encoder is None or self._encoder[0] != (name, seed):
             encoder = learn_encoder(world, recipe, seed, self.advance)
@@ -199,6 +204,19 @@ class Bench:
         learn_beliefs(model, z, recipe, seed, self.advance)
         torch.manual_seed(seed)  # of its draws, whether or not it was learnt in this process's first go
         return VideoPredictor(model)
+
+
+def simulated_world(name: str, size: int) -> Simulated:
+    """A task of DM Control under a random policy, scored in its positions.
+
+    The core imports no environments; this entry point, which makes one by its name, must, and does so here
+    alone.
+    """
+    from envs.simulator import Simulator
+
+    simulator = Simulator(SIMULATED[name], size)
+    scored = tuple(word for word in simulator.observation_names if word.startswith("position"))
+    return Simulated(simulator, size, scored)
 
 
 def around_decision(world: World, frames: Tensor, states: np.ndarray) -> Tensor:

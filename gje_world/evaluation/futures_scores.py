@@ -46,8 +46,8 @@ def nll_gap(mass: Tensor, probabilities: Tensor, count: int) -> Tensor:
 
     .. math:: \mathrm{KL}(p \,\|\, \hat p), \qquad \hat p_k = (n_k + \tfrac12) / (n + \tfrac K2)
 
-    with `n_k` of all `n` draws on mode `k` (the estimate of Krichevsky and Trofimov, 1981, finite also where a
-    mode was never drawn); draws on no mode are lost.
+    with `n_k` of all `n` draws on mode `k` (the estimate of Krichevsky and Trofimov, 1981, finite also where
+    a mode was never drawn); draws on no mode are lost.
 
     Arguments:
         mass: `[B, K]`, as for `total_variation`.

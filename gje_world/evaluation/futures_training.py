@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -90,7 +90,8 @@ def learn(world: World, recipe: Recipe, seed: int, advance: Callable[[], None] =
 def learn_encoder(
     world: World, recipe: Recipe, seed: int, advance: Callable[[], None] = lambda: None
 ) -> ConvEncoder:
-    """The encoder of a recipe."""
+    """The encoder of a recipe: the same one whatever belief is then learnt with it."""
+    recipe = replace(recipe, belief="mixture")
     torch.manual_seed(seed)
     channels = world.frame_shape[0] * recipe.frame_stack
     encoder = ConvEncoder(channels, recipe.dim, world.size, recipe.width)
