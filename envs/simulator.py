@@ -1,6 +1,6 @@
 """A task of the DM Control suite that can be put into any of its states and drawn there."""
 
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
@@ -22,13 +22,13 @@ class Simulator:
     def __init__(self, id: str, image_size: int) -> None:
         env: gymnasium.Env = make(id, frame_stack=1, image_size=image_size, time_limit=_FOREVER)
         assert env.action_space.shape is not None
-        self._suite: Any = env.unwrapped  # envs.dmc.SuiteEnv, to be imported once its backend is chosen
+        self._suite = cast(Any, env.unwrapped)  # envs.dmc.SuiteEnv, to be imported once its backend is chosen
         self.action_dim: int = env.action_space.shape[0]
         while not isinstance(env, PixelObservation):
             assert isinstance(env, gymnasium.Wrapper)
             env = env.env
         self._acting = env.env  # what takes the actions, without drawing
-        self.observation_names = self._suite.state_names
+        self.observation_names: tuple[str, ...] = self._suite.state_names
         self._observation = np.zeros(len(self.observation_names), np.float32)
 
     def reset(self, seed: int) -> None:

@@ -27,7 +27,7 @@ LENGTH = 12  # frames of a training episode
 PART = 500  # episodes made and embedded at once
 ENCODERS = ("views", "dynamics", "random")
 BELIEFS: dict[str, dict[str, Any]] = {
-    "mixture": {"name": "mixture", "components": 16},
+    "mixture": {"name": "mixture", "components": 16, "rank": 2},
     "diagonal": {"name": "diagonal"},
     "flow": {"name": "flow"},
     "squared_error": {"name": "point"},
@@ -51,10 +51,10 @@ class Recipe:
     objective: dict[str, Any] = field(default_factory=dict)  # options of the encoder's, beside its resolution
     unroll: int = 0  # dynamics: steps also learnt along sampled futures
     history: int = 3  # embeddings that the predictor looks at
-    hidden: int = 128
+    hidden: int = 256
     layers: int = 3
     episodes: int = 10_000  # that beliefs are learnt from
-    updates: int = 4_000
+    updates: int = 5_000
     batch: int = 64
     lr: float = 2e-3
     resolution: float = 0.01  # at the end; it falls from `first_resolution` over the first 60 %
