@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +23,7 @@ from gje_world.training.atomic import replacing
 from gje_world.training.devices import choose_device, keep_freed_memory, set_threads
 from gje_world.training.origin import origin
 from gje_world.training.run_directory import RunDirectory
+from gje_world.training.tables import Row, read_rows, write_rows
 
 ABOUT = """
 gje-probe ambiguity: fit every belief to small tasks whose truth is known and squared loss must fail.
@@ -64,8 +63,6 @@ CHANGEABLE = ("run_dir", "tasks", "beliefs", "seeds", "device", "threads")
 
 TASK_ORDER, BELIEF_ORDER = ({name: place for place, name in enumerate(names)} for names in (TASKS, BELIEFS))
 KINDS = {"seed": int, "dim": int} | dict.fromkeys(("task", "belief", "command", "commit", "machine"), str)
-
-Row = dict[str, Any]
 
 
 def check(config: AmbiguityConfig) -> None:
@@ -111,7 +108,7 @@ def ambiguity(config: AmbiguityConfig) -> int:
     with RunDirectory.open(config.run_dir, plain_value(config), changeable=CHANGEABLE) as run:
         table, folder = run.path / "ambiguity.csv", run.path / "portraits"
         folder.mkdir(exist_ok=True)
-        rows = read_rows(table)
+        rows = read_rows(table, KINDS)
         done = {(row["task"], row["belief"], row["seed"]) for row in rows}
         console = Console(stderr=True)
         look = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
@@ -161,25 +158,6 @@ def fit_and_measure(
     row: Row = {"task": task, "belief": belief, "seed": seed, "dim": subject.dim}
     row |= {name: None if value is None else round(value, 6) for name, value in measured.items()}
     return row | origin()
-
-
-def read_rows(path: Path) -> list[Row]:
-    """Rows of the suite so far, an empty cell as None; none where there is no file."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [
-            {name: KINDS.get(name, float)(cell) if cell else None for name, cell in row.items()}
-            for row in csv.DictReader(file)
-        ]
-
-
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """All rows anew, so that a kill leaves the table with or without the last one, never half of it."""
-    with replacing(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def told(row: Row) -> str:

@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 from gje_world.command import run_command
 from gje_world.data.clips import Clips, ClipsError, clip_batches
 from gje_world.data.sources import open_clips
+from gje_world.futures_benchmark import BENCHMARK_ABOUT, BenchmarkConfig, benchmark
 from gje_world.networks import make_encoder
 from gje_world.networks.decoder import Decoder
 from gje_world.networks.exported import PretrainedError
@@ -177,6 +178,7 @@ def learn(
 
 COMMANDS: dict[str, tuple[str, type, Any, str]] = {
     "train": ("video", VideoConfig, train, ABOUT),
+    "benchmark": ("benchmark", BenchmarkConfig, benchmark, BENCHMARK_ABOUT),
     "record": ("record", RecordConfig, record, RECORD_ABOUT),
 }
 
