@@ -51,6 +51,7 @@ from gje_world.training.tables import Row, read_rows, write_markdown, write_rows
 SIMULATED = {"cartpole": "dmc/cartpole-swingup", "reacher": "dmc/reacher-easy"}
 NAMES = (*WORLDS, *SIMULATED)
 UNLEARNT = ("oracle", "nearest_neighbour")
+MOST_NEIGHBOURS = 10_000  # training episodes among which they are looked for
 PREDICTORS = ("oracle", "mixture", "diagonal", "flow", "squared_error", "nearest_neighbour")
 BY_DEFAULT = ("oracle", "mixture", "squared_error", "nearest_neighbour")
 KINDS = {"seed": int} | dict.fromkeys(("world", "predictor", "command", "commit", "machine"), str)
@@ -188,10 +189,10 @@ class Bench:
     def predictor(self, name: str, world: World, predictor: str, seed: int) -> Predictor:
         c = self.config
         count = min(c.episodes, world.most_episodes)
-        parts = range(-(-count // PART))
         if predictor == "nearest_neighbour":
+            parts = range(-(-min(count, MOST_NEIGHBOURS) // PART))
             clips = torch.cat([around_decision(world, *episodes(world, seed, part)) for part in parts])
-            return NearestNeighbours(clips[:count], HORIZON)
+            return NearestNeighbours(clips[:MOST_NEIGHBOURS], HORIZON)
         recipe = Recipe(
             belief=predictor, episodes=count, encoder_updates=c.encoder_updates, updates=c.updates
         )
