@@ -14,6 +14,7 @@ from gje_world.beliefs import Belief
 from gje_world.data.clips import ClipBatch, Clips
 from gje_world.evaluation import NOMINAL, collapse_gauges, linear_probe_r2, observed_coverage
 from gje_world.evaluation.foresight import Foresight, foresight, marginal_gaussian
+from gje_world.evaluation.heatmap import occlusion_heatmap
 from gje_world.evaluation.pictures import picture_scores
 from gje_world.evaluation.retrieval import mean_reciprocal_rank, retrieval_ranks
 from gje_world.evaluation.surprise import surprise_auroc
@@ -25,6 +26,7 @@ CHUNK = 32  # clips embedded at once
 BINS = 20  # of the PIT histogram
 SHOWN = 5  # sampled futures that are drawn
 PICTURED = 32  # clips that are
+HEATED = 4  # clips of which it is shown what the belief rests on
 DIRECTIONS = 3  # leading eigenvectors of a belief that are drawn
 FAR = 5  # steps ahead at which calibration and retrieval are told beside one step
 SEED = 2**31  # of the windows evaluated on, far from those of training
@@ -56,6 +58,7 @@ class Gallery(NamedTuple):
     mean: Tensor  # [N, H, C, h, w]: decoded from the mean of the beliefs
     samples: Tensor  # [S, N, H, C, h, w]: decoded from sampled futures
     directions: Tensor  # [N, E, 3, C, h, w]: mean minus, plus nothing, plus two std along leading directions
+    heat: Tensor  # [M, h, w]: by how much the next belief's entropy grows where the last frame is hidden
 
 
 class VideoEvaluation:
@@ -161,7 +164,24 @@ class VideoEvaluation:
             mean=self.decoder.draw(mean).cpu(),
             samples=self.decoder.draw(drawn).cpu(),
             directions=self.decoder.draw(leading_directions(beliefs[-1], rows)).cpu(),
+            heat=self.heat(windows).cpu(),
         )
+
+    def heat(self, windows: Windows) -> Tensor:
+        """What the next belief rests on in the newest frame of the first clips `[M, h, w]`, by occlusion."""
+        model, rows = self.model, slice(0, HEATED)
+        actions = windows.actions[rows, : self.past]
+        earlier = windows.z[rows, : self.past - 1]
+        end = model.frame_stack - 1 + self.past
+        frames = windows.batch.frames[rows, end - model.frame_stack : end].to(earlier.device)
+
+        def entropy(newest: Tensor) -> Tensor:
+            seen = torch.cat([frames[:, :-1], newest.unsqueeze(1)], 1)
+            z = torch.cat([earlier, model.embed(seen)], 1)
+            return model.believe(z, actions).entropy() / model.dim
+
+        side = frames.shape[-1] // 8
+        return occlusion_heatmap(entropy, frames[:, -1], window=2 * side, stride=side)
 
 
 def leading_directions(belief: Belief, rows: slice) -> Tensor:

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import numpy.typing as npt
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from gje_world.plots.film import write_film
-from gje_world.plots.style import INK, MUTED, styled
+from gje_world.plots.style import INK, styled
 
 Image = npt.NDArray[np.uint8]
 
 CELL = 0.78  # inches of a picture in a figure
+MARGIN = 1.0  # inches left of them, for words
 COLUMNS = 8  # most steps of a future that a grid shows
 GAP = 3  # pixels between the pictures of a film
 ACROSS = 3  # clips that a film shows one under the other
@@ -28,7 +29,6 @@ def as_image(picture: Tensor) -> Image:
     return newest.permute(1, 2, 0).numpy()
 
 
-@styled
 def futures_grid(past: Tensor, truth: Tensor, mean: Tensor, samples: Tensor) -> Figure:
     """One clip: what was seen and what came after it, what was expected, sampled futures, where they differ.
 
@@ -38,67 +38,70 @@ def futures_grid(past: Tensor, truth: Tensor, mean: Tensor, samples: Tensor) -> 
         samples: `[S, H, C, h, w]`.
     """
     steps = np.unique(np.linspace(0, len(truth) - 1, min(COLUMNS, len(truth))).round().astype(int)).tolist()
-    spread = samples.float().std(0).mean(1)  # [H, h, w]
-    named = [("what happened", truth), ("mean", mean)]
-    named += [(f"future {index + 1}", sample) for index, sample in enumerate(samples)]
-    before = past[-2:]
-    rows, columns = len(named) + 1, len(before) + len(steps)
-    figure = Figure(figsize=(CELL * columns + 1.1, CELL * rows + 0.3), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for row, (name, pictures) in zip(grid, named, strict=False):
-        for axes, frame in zip(row, before, strict=False):
-            picture(axes, as_image(frame) if row is grid[0] else None)
-        for axes, step in zip(row[len(before) :], steps, strict=True):
-            picture(axes, as_image(pictures[step]))
-        label(row[len(before)], name)
-    for axes in grid[-1][: len(before)]:
-        picture(axes, None)
-    most = max(float(spread.max()), 1.0)
-    for axes, step in zip(grid[-1][len(before) :], steps, strict=True):
-        picture(axes, None)
-        axes.imshow(spread[step], cmap="magma", vmin=0, vmax=most)
-    label(grid[-1][len(before)], "uncertainty")
-    for axes, back in zip(grid[0], range(len(before) - 1, -1, -1), strict=False):
-        axes.set_title("now" if back == 0 else f"−{back}", color=MUTED, loc="center")
-    for axes, step in zip(grid[0][len(before) :], steps, strict=True):
-        axes.set_title(f"+{step + 1}", color=MUTED, loc="center")
-    return figure
+    before = [as_image(frame) for frame in past[-2:]]
+    empty = np.full_like(before[0], 255)
+    spread = samples.float().std(0).mean(1)[steps]  # [H, h, w]
+    heat = coloured(spread.numpy() / max(float(spread.max()), 1.0), "magma")
+    named = {"what happened": truth, "mean": mean}
+    named |= {f"future {index + 1}": sample for index, sample in enumerate(samples)}
+    rows = [[as_image(pictures[step]) for step in steps] for pictures in named.values()] + [list(heat)]
+    lines = [(before if index == 0 else [empty] * len(before)) + row for index, row in enumerate(rows)]
+    columns = [f"−{back}" if back else "now" for back in range(len(before) - 1, -1, -1)]
+    return picture_table(lines, [*named, "uncertainty"], columns + [f"+{step + 1}" for step in steps])
 
 
-@styled
 def directions_grid(directions: Tensor) -> Figure:
     """One clip: its belief's leading directions, from two standard deviations below the mean to two above.
 
     Arguments:
         directions: uint8 `[E, 3, C, h, w]`.
     """
-    count = len(directions)
-    figure = Figure(figsize=(1.5 * CELL * 4 + 1.1, 1.5 * CELL * count + 0.3), layout="constrained")
-    grid = figure.subplots(count, 4, squeeze=False)
-    for index, (row, pictures) in enumerate(zip(grid, directions, strict=True)):
-        for axes, shown in zip(row, pictures, strict=False):
-            picture(axes, as_image(shown))
-        change = (pictures[2].float() - pictures[0].float()).mean(0)
-        most = max(float(change.abs().max()), 1.0)
-        picture(row[3], None)
-        row[3].imshow(change, cmap="RdBu_r", vmin=-most, vmax=most)
-        label(row[0], f"direction {index + 1}")
-    for axes, title in zip(grid[0], ("−2 std", "mean", "+2 std", "difference"), strict=True):
-        axes.set_title(title, color=MUTED, loc="center")
-    return figure
+    change = (directions[:, 2].float() - directions[:, 0].float()).mean(1).numpy()  # [E, h, w]
+    signed = coloured(0.5 + 0.5 * change / max(float(np.abs(change).max()), 1.0), "RdBu_r")
+    lines = [
+        [*map(as_image, pictures), difference]
+        for pictures, difference in zip(directions, signed, strict=True)
+    ]
+    names = [f"direction {index + 1}" for index in range(len(lines))]
+    return picture_table(lines, names, ["−2 std", "mean", "+2 std", "difference"])
 
 
-def picture(axes: Axes, image: Image | None) -> None:
-    """Show an image without axes; None: leave the place empty."""
-    axes.set(xticks=[], yticks=[])
+def heat_grid(frames: Tensor, heat: Tensor) -> Figure:
+    """The newest frame of clips, and what of it the next belief rests on.
+
+    Arguments:
+        frames: uint8 `[M, C, h, w]`.
+        heat: `[M, h, w]`, positive where the belief is less sure if the place is hidden.
+    """
+    signed = coloured(0.5 + 0.5 * heat.numpy() / max(float(heat.abs().max()), 1e-6), "RdBu_r")
+    lines = [[as_image(frame) for frame in frames], list(signed)]
+    return picture_table(
+        lines, ["newest frame", "entropy"], [f"clip {index + 1}" for index in range(len(heat))]
+    )
+
+
+def coloured(values: npt.NDArray[np.floating], name: str) -> Image:
+    """`values [..., h, w]` from 0 to 1 in the colours of a map, `[..., h, w, 3]`."""
+    return matplotlib.colormaps[name](values, bytes=True)[..., :3]
+
+
+@styled
+def picture_table(lines: Sequence[Sequence[Image]], rows: Sequence[str], columns: Sequence[str]) -> Figure:
+    """Pictures in lines, with a word for each row and column."""
+    table = tiled(lines)
+    height, width = (side + GAP for side in lines[0][0].shape[:2])
+    size = CELL * len(columns) + MARGIN, CELL * len(rows) + 0.3
+    figure = Figure(figsize=size)
+    place = (MARGIN / size[0], 0, 1 - MARGIN / size[0], 1 - 0.3 / size[1])
+    axes = figure.add_axes(place)
+    axes.imshow(table, interpolation="nearest", aspect="auto")
+    axes.set_yticks([height * (index + 0.5) for index in range(len(rows))], rows, color=INK)
+    axes.set_xticks([width * (index + 0.5) for index in range(len(columns))], columns)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
     axes.spines[:].set_visible(False)
-    if image is not None:
-        axes.imshow(image)
-
-
-def label(axes: Axes, text: str) -> None:
-    """A word to the left of a row."""
-    axes.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=7.5, color=INK)
+    return figure
 
 
 def futures_film(path: Path, past: Tensor, truth: Tensor, mean: Tensor, samples: Tensor) -> Path:

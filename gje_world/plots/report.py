@@ -134,8 +134,8 @@ def _film(run_dir: Path, rows: Rows) -> Section:
     if not path.is_relative_to((run_dir / "films").resolve()) or not path.is_file():
         return Section(title, f"Evaluation at {row['step']:,} env frames.", "The film is not in films/.")
     caption = (
-        f"One evaluation episode at {row['step']:,} env frames. Beneath it, the standard deviation that the "
-        "planner predicted along its plan."
+        f"One evaluation episode at {row['step']:,} env frames. Beneath it, the standard deviation that was "
+        "predicted for the next embedding."
     )
     return Section(title, caption, missing, path.read_bytes())
 

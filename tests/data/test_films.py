@@ -102,7 +102,7 @@ def test_what_holds_no_readable_clip_is_refused_in_a_line(tmp_path):
         decode_films(tmp_path / "nowhere", tmp_path / "cache", 16)
     folder = tmp_path / "films"
     folder.mkdir()
-    with pytest.raises(ClipsError, match="holds no readable clip: no file ends in .avi"):
+    with pytest.raises(ClipsError, match=r"holds no readable clip: no file ends in \.avi"):
         decode_films(folder, tmp_path / "cache", 16)
     (folder / "a.mp4").write_bytes(b"")
     with pytest.raises(ClipsError, match=r"holds no readable clip; a.mp4: it cannot be decoded"):
