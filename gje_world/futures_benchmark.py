@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from gje_world.data.simulated import Simulated
@@ -46,11 +43,13 @@ from gje_world.training.atomic import replacing
 from gje_world.training.devices import keep_freed_memory, set_threads
 from gje_world.training.origin import origin
 from gje_world.training.run_directory import RunDirectory
-from gje_world.training.tables import Row, read_rows, write_markdown, write_rows
+from gje_world.training.suite import fill_table
+from gje_world.training.tables import Row, write_markdown
 
 SIMULATED = {"cartpole": "dmc/cartpole-swingup", "reacher": "dmc/reacher-easy"}
 NAMES = (*WORLDS, *SIMULATED)
 UNLEARNT = ("oracle", "nearest_neighbour")
+MOST_NEIGHBOURS = 10_000  # training episodes among which they are looked for
 PREDICTORS = ("oracle", "mixture", "diagonal", "flow", "squared_error", "nearest_neighbour")
 BY_DEFAULT = ("oracle", "mixture", "squared_error", "nearest_neighbour")
 KINDS = {"seed": int} | dict.fromkeys(("world", "predictor", "command", "commit", "machine"), str)
@@ -132,25 +131,17 @@ def benchmark(config: BenchmarkConfig) -> int:
         if predictor not in UNLEARNT or seed == 1
     ]
     with RunDirectory.open(config.run_dir, plain_value(config), changeable=CHANGEABLE) as run:
-        table, folder = run.path / "table.csv", run.path / "portraits"
+        folder = run.path / "portraits"
         folder.mkdir(exist_ok=True)
-        rows = read_rows(table, KINDS)
-        done = {(row["world"], row["predictor"], row["seed"]) for row in rows}
-        console = Console(stderr=True)
-        look = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*look, console=console, disable=not console.is_terminal) as progress:
-            suite = progress.add_task("benchmark", total=len(wanted))
-            updates = progress.add_task("updates", total=config.encoder_updates + config.updates)
-            bench = Bench(config, partial(progress.advance, updates))
-            for world, predictor, seed in wanted:
-                if (world, predictor, seed) not in done:
-                    progress.reset(updates, description=f"{world}, {predictor}, seed {seed}")
-                    scores, question = bench.score(world, predictor, seed)
-                    save_portrait(folder, world, predictor, seed, scores, question)
-                    rows.append(as_row(world, predictor, seed, scores))
-                    write_rows(table, rows)
-                    console.print(told(rows[-1]), highlight=False, soft_wrap=True)
-                progress.advance(suite)
+        rows = fill_table(
+            run.path / "table.csv",
+            wanted,
+            ("world", "predictor", "seed"),
+            Bench(config, folder).row,
+            updates=config.encoder_updates + config.updates,
+            told=told,
+            kinds=KINDS,
+        )
         order = {name: place for place, name in enumerate((*NAMES, *PREDICTORS))}
         rows.sort(key=lambda row: (order[row["world"]], order[row["predictor"]], row["seed"]))
         write_markdown(run.path / "table.md", rows, COLUMNS)
@@ -163,20 +154,25 @@ class Bench:
     """Makes predictors and scores them; what those of one world have in common is made once.
 
     Arguments:
-        advance: called after each gradient step.
+        folder: where portraits are kept.
     """
 
-    def __init__(self, config: BenchmarkConfig, advance: Callable[[], None]):
-        self.config, self.advance = config, advance
+    def __init__(self, config: BenchmarkConfig, folder: Path):
+        self.config, self.folder = config, folder
         self._world: tuple[str, World, Question] | None = None
         self._encoder: tuple[tuple[str, int], ConvEncoder, Tensor] | None = None
 
-    def score(self, name: str, predictor: str, seed: int) -> tuple[Scores, Question]:
-        """The scores of a predictor in the world called `name`, and the question it was asked."""
+    def row(self, name: str, predictor: str, seed: int, advance: Callable[[], None]) -> Row:
+        """The row of a predictor in the world called `name`."""
         world, question = self.ask(name)
         if predictor == "oracle":
-            return score_oracle(world, question), question
-        return score(world, self.predictor(name, world, predictor, seed), question), question
+            scores = score_oracle(world, question)
+        else:
+            scores = score(world, self.predictor(name, world, predictor, seed, advance), question)
+        save_portrait(self.folder / f"{name}-{predictor}-{seed}.npz", scores, question)
+        row: Row = {"world": name, "predictor": predictor, "seed": seed}
+        row |= {column: None if value is None else round(value, 6) for column, value in scores.row.items()}
+        return row | origin()
 
     def ask(self, name: str) -> tuple[World, Question]:
         if self._world is None or self._world[0] != name:
@@ -185,23 +181,25 @@ class Bench:
             self._world = (name, world, ask(world, contexts=self.config.contexts))
         return self._world[1:]
 
-    def predictor(self, name: str, world: World, predictor: str, seed: int) -> Predictor:
+    def predictor(
+        self, name: str, world: World, predictor: str, seed: int, advance: Callable[[], None]
+    ) -> Predictor:
         c = self.config
         count = min(c.episodes, world.most_episodes)
-        parts = range(-(-count // PART))
         if predictor == "nearest_neighbour":
+            parts = range(-(-min(count, MOST_NEIGHBOURS) // PART))
             clips = torch.cat([around_decision(world, *episodes(world, seed, part)) for part in parts])
-            return NearestNeighbours(clips[:count], HORIZON)
+            return NearestNeighbours(clips[:MOST_NEIGHBOURS], HORIZON)
         recipe = Recipe(
             belief=predictor, episodes=count, encoder_updates=c.encoder_updates, updates=c.updates
         )
         if self._encoder is None or self._encoder[0] != (name, seed):
-            encoder = learn_encoder(world, recipe, seed, self.advance)
+            encoder = learn_encoder(world, recipe, seed, advance)
             z = embed_episodes(around(encoder, world, recipe, seed), world, recipe, seed)
             self._encoder = ((name, seed), encoder, z)
         _, encoder, z = self._encoder
         model = around(encoder, world, recipe, seed)
-        learn_beliefs(model, z, recipe, seed, self.advance)
+        learn_beliefs(model, z, recipe, seed, advance)
         torch.manual_seed(seed)  # of its draws, whether or not it was learnt in this process's first go
         return VideoPredictor(model)
 
@@ -225,19 +223,9 @@ def around_decision(world: World, frames: Tensor, states: np.ndarray) -> Tensor:
     return frames[torch.arange(len(frames))[:, None], torch.from_numpy(window)]
 
 
-def as_row(world: str, predictor: str, seed: int, scores: Scores) -> Row:
-    """A row of the table."""
-    row: Row = {"world": world, "predictor": predictor, "seed": seed}
-    row |= {name: None if value is None else round(value, 6) for name, value in scores.row.items()}
-    return row | origin()
-
-
-def save_portrait(
-    folder: Path, world: str, predictor: str, seed: int, scores: Scores, question: Question
-) -> None:
+def save_portrait(path: Path, scores: Scores, question: Question) -> None:
     """Keeps draws `[DRAWS, H, SHOWN, V]`, and where the ways lead `[H, SHOWN, K, V]`, to be drawn later."""
     places = scores.shown.new_zeros(0) if question.places is None else question.places[:, :SHOWN]
-    path = folder / f"{world}-{predictor}-{seed}.npz"
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, draws=scores.shown.numpy(), places=places.numpy())
 

@@ -53,8 +53,8 @@ class Recipe:
     history: int = 3  # embeddings that the predictor looks at
     hidden: int = 256
     layers: int = 3
-    episodes: int = 10_000  # that beliefs are learnt from
-    updates: int = 5_000
+    episodes: int = 40_000  # that beliefs are learnt from: of fewer, which way was taken is learnt by heart
+    updates: int = 4_000
     batch: int = 64
     lr: float = 2e-3
     resolution: float = 0.01  # at the end; it falls from `first_resolution` over the first 60 %

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from gje_world.plots.boards import MISSING, Board, draw_boards, neither
-from gje_world.plots.page import Page, Section, Tile, render
+from gje_world.plots.page import Tile
 from gje_world.plots.style import BLUE, INK, MUTED, styled
-from gje_world.training.atomic import replacing
+from gje_world.plots.table_report import write_table_report
 
 Rows = Sequence[Mapping[str, Any]]
 Portraits = Mapping[str, Mapping[str, npt.NDArray]]
@@ -62,8 +62,7 @@ def write_report(run_dir: Path, rows: Rows, portraits: Portraits, config: str) -
         portraits: as for `gallery`.
         config: the suite's options, as text.
     """
-    sections = []
-    for name, title, caption, figure in (
+    figures = (
         (
             "gallery",
             "Samples",
@@ -72,26 +71,10 @@ def write_report(run_dir: Path, rows: Rows, portraits: Portraits, config: str) -
             gallery(portraits),
         ),
         ("scoreboard", "Scores", "On held-out data, mean over seeds.", scoreboard(rows)),
-    ):
-        path = run_dir / "plots" / f"{name}.png"
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format="png")
-        sections.append(Section(title, caption, "", path.read_bytes(), round(90 * figure.get_figwidth())))
-    tiles = [Tile(f"{gap:.3f}", f"{task.replace('_', ' ')}: {belief}") for task, belief, gap in best(rows)]
-    page = Page(
-        title="Ambiguity suite",
-        subtitle="NLL above the truth's in nats per dimension, by the best belief of each task",
-        state="finished",
-        running=False,
-        done=1.0,
-        tiles=tiles,
-        sections=sections,
-        config=config,
     )
-    report = run_dir / "report.html"
-    with replacing(report) as temporary:
-        temporary.write_text(render(page), encoding="utf-8")
-    return report
+    tiles = [Tile(f"{gap:.3f}", f"{task.replace('_', ' ')}: {belief}") for task, belief, gap in best(rows)]
+    subtitle = "NLL above the truth's in nats per dimension, by the best belief of each task"
+    return write_table_report(run_dir, "Ambiguity suite", subtitle, figures, tiles, config)
 
 
 def best(rows: Rows) -> list[tuple[str, str, float]]:

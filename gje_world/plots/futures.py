@@ -12,9 +12,9 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from gje_world.plots.boards import MISSING, Board, draw_boards
-from gje_world.plots.page import Page, Section, Tile, render
+from gje_world.plots.page import Tile
 from gje_world.plots.style import BLUE, INK, MUTED, ORANGE, styled
-from gje_world.training.atomic import replacing
+from gje_world.plots.table_report import write_table_report
 
 Rows = Sequence[Mapping[str, Any]]
 Portraits = Mapping[tuple[str, str], tuple[npt.NDArray, npt.NDArray]]
@@ -79,8 +79,7 @@ def write_report(run_dir: Path, rows: Rows, folder: Path, config: str) -> Path:
         if (row["world"], row["predictor"]) not in portraits and path.exists():
             with np.load(path) as found:
                 portraits[row["world"], row["predictor"]] = (found["draws"], found["places"])
-    sections = []
-    for name, title, caption, figure in (
+    figures = (
         (
             "gallery",
             "Sampled futures",
@@ -89,29 +88,11 @@ def write_report(run_dir: Path, rows: Rows, folder: Path, config: str) -> Path:
             gallery(portraits),
         ),
         ("scoreboard", "Scores", "On held-out contexts, mean over seeds.", scoreboard(rows)),
-    ):
-        path = run_dir / "plots" / f"{name}.png"
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format="png")
-        sections.append(Section(title, caption, "", path.read_bytes(), round(90 * figure.get_figwidth())))
-    learnt = [row for row in rows if row["predictor"] == "mixture" and row["recall"] is not None]
-    tiles = [
-        Tile(
-            f"{row['recall']:.0%} · {row['total_variation']:.3f}", f"{row['world']}: recall, total variation"
-        )
-        for row in learnt
-    ]
-    page = Page(
-        title="Multiple futures",
-        subtitle="Which futures there are, and how likely each is, held against the true law",
-        state="finished",
-        running=False,
-        done=1.0,
-        tiles=tiles,
-        sections=sections,
-        config=config,
     )
-    report = run_dir / "report.html"
-    with replacing(report) as temporary:
-        temporary.write_text(render(page), encoding="utf-8")
-    return report
+    tiles = [
+        Tile(f"{row['recall']:.0%} · {row['total_variation']:.3f}", f"{row['world']}: ways found, variation")
+        for row in rows
+        if row["predictor"] == "mixture" and row["recall"] is not None
+    ]
+    subtitle = "Which futures there are, and how likely each is, held against the true law"
+    return write_table_report(run_dir, "Multiple futures", subtitle, figures, tiles, config)
