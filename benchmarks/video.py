@@ -35,7 +35,7 @@ def configured(task: str, seed: int, updates: int, threads: int | None, folder: 
         data=DataConfig(source="clips", path=str(folder / task)),
         encoder=EncoderConfig(dim=10),
         predictor=PredictorConfig("mlp", history=3, hidden=256, layers=2),
-        belief=BeliefConfig("full"),
+        belief=BeliefConfig("mixture", components=5, rank=4),
         learning=LearningConfig(views=0.0),
         engine=EngineConfig(updates=updates, evaluate_every=updates, threads=threads),
     )
@@ -67,7 +67,7 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     arguments.add_argument("--seeds", type=int, default=1, help="runs of each task, with seeds from 1 on")
-    arguments.add_argument("--updates", type=int, default=1_200)
+    arguments.add_argument("--updates", type=int, default=700)
     arguments.add_argument("--threads", type=int, default=1)
     arguments.add_argument("--recordings", type=Path, default=Path("runs/video-benchmark"))
     options = arguments.parse_args()
