@@ -43,7 +43,7 @@ def detection(rows: Rows) -> Figure | None:
     if not sets:
         return None
     figure = Figure(figsize=(6.4, (0.24 * len(rows) + 0.85) * len(sets)), layout="constrained")
-    for axes, name in zip(figure.subplots(len(sets), 1, squeeze=False).flat, sets, strict=True):
+    for axes, name in zip(figure.subplots(len(sets), 1, squeeze=False, sharex=True).flat, sets, strict=True):
         _draw_dots(axes, rows, [(f"ood/{name}/{score}/auroc", score) for score in scores])
         axes.axvline(0.5, color=MUTED, linewidth=0.8, linestyle=":")
         axes.set_title(name.replace("_", " "))
@@ -87,9 +87,10 @@ def risk_coverage(arrays: Arrays) -> Figure | None:
         for (name, found), (colour, line) in zip(arrays.items(), styles, strict=False):
             if kind in found:
                 axes.plot(*found[kind], label=name, color=colour, linestyle=line)
-        axes.set(xlim=(0, 1), ylim=(0, None), xlabel="share of images kept")
+        axes.set(xlim=(0, 1), xlabel="share of images kept")
         axes.set_title(title)
     panels[0].set_ylabel("error")
+    panels[0].set_ylim(bottom=0)
     figure.legend(*_legend(figure.axes), loc="outside upper center", ncols=3)
     return figure
 
