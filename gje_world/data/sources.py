@@ -1,0 +1,81 @@
+"""Where clips come from: generated worlds, films, HDF5, recordings; all end as clips on disk."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from gje_world.data.clips import Clips, ClipsError
+from gje_world.data.films import decode_films
+from gje_world.data.hdf5 import import_hdf5
+from gje_world.data.world import write_clips
+from gje_world.data.worlds import WORLDS, make_world
+from gje_world.options import ConfigError, option
+
+SOURCES = ("world", "films", "hdf5", "clips")
+
+
+@dataclass
+class DataConfig:
+    """What is learnt from (config group `data`)."""
+
+    source: str = option("world", "set by the group: data=world, films, hdf5 or clips")
+    path: str | None = option(None, "films: a folder of videos or of folders of images; hdf5: a file; clips")
+    world: str = option("junction_2", f"a generated world: {', '.join(WORLDS)}")
+    episodes: int = option(1_500, "of a generated world")
+    length: int = option(20, "frames of each of them")
+    image_size: int = option(64, "height and width of frames in pixels, to which films and HDF5 are scaled")
+    stride: int = option(1, "frames from one that is used to the next")
+    held_out: float = option(0.1, "share of the episodes that is only evaluated on")
+    seed: int = option(1, "of a generated world's episodes")
+    cache: str = option("runs/clips", "where clips are kept once they are made")
+
+
+def check_data(data: DataConfig) -> None:
+    """Refuses what cannot work.
+
+    Raises:
+        ConfigError: the first option found wrong.
+    """
+    if data.source not in SOURCES:
+        raise ConfigError(f"data={data.source} must be one of {', '.join(SOURCES)}")
+    for name in ("episodes", "length", "image_size", "stride"):
+        if getattr(data, name) < 1:
+            raise ConfigError(f"data.{name}={getattr(data, name)} must be at least 1")
+    if not 0 < data.held_out < 1:
+        raise ConfigError(f"data.held_out={data.held_out} must be between 0 and 1")
+    if data.source == "world":
+        try:
+            make_world(data.world, data.image_size)
+        except ValueError as error:
+            raise ConfigError(f"data.world={data.world}: {error}") from error
+    elif data.path is None:
+        raise ConfigError(f"data.path must be given for data={data.source}")
+    elif not Path(data.path).exists():
+        raise ConfigError(f"data.path={data.path} must exist")
+
+
+def open_clips(data: DataConfig) -> Clips:
+    """The clips that `data` describes, made where they are not there yet.
+
+    Raises:
+        ClipsError: they cannot be made, in one line.
+    """
+    if data.source == "world":
+        world = make_world(data.world, data.image_size)
+        parts = (data.world, data.image_size, data.episodes, data.length, data.seed)
+        folder = Path(data.cache) / "-".join(str(part) for part in parts)
+        return write_clips(world, folder, data.episodes, data.length, data.seed)
+    assert data.path is not None
+    path = Path(data.path)
+    if data.source == "clips":
+        clips = Clips.open(path)
+        if clips.frame_shape[1:] != (data.image_size, data.image_size):
+            raise ClipsError(
+                f"data.image_size={data.image_size} must be the {clips.frame_shape[1]} of the clips in {path}"
+            )
+        return clips
+    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    cache = Path(data.cache) / f"{path.stem}-{place}-{data.image_size}"
+    return (decode_films if data.source == "films" else import_hdf5)(path, cache, data.image_size)
