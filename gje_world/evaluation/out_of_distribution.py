@@ -49,20 +49,9 @@ def detection(inside: Tensor, outside: Tensor) -> dict[str, float]:
     }
 
 
-# ---- scores by the belief ----
-
-
 def entropy_score(belief: Belief) -> Tensor:
     """Predicted entropy `[...]` of a belief, in nats per dimension: what the other view might have been."""
     return belief.entropy() / belief.dim
-
-
-def surprise(belief: Belief, z: Tensor) -> Tensor:
-    """Negative log-density `[...]` of what came, `z [..., D]`, in nats per dimension."""
-    return -belief.log_prob(z) / belief.dim
-
-
-# ---- scores by features ----
 
 
 @dataclass(frozen=True)

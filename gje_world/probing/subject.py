@@ -11,7 +11,8 @@ from torch import Tensor
 from gje_world.beliefs import Belief
 from gje_world.data import random_shift
 from gje_world.evaluation.embedding import embed_images
-from gje_world.evaluation.out_of_distribution import GaussianScore, entropy_score, fit_marginal, surprise
+from gje_world.evaluation.out_of_distribution import GaussianScore, entropy_score, fit_marginal
+from gje_world.evaluation.scores import surprise
 from gje_world.pretrained import Pretrained
 
 VIEWS = 4  # shifted by up to an eighth of the image, held against the belief of the image as it is
