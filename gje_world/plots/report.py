@@ -21,8 +21,8 @@ from gje_world.training.run_directory import RunDirectoryError, read_config
 
 Rows = Sequence[Mapping[str, Any]]
 
-_REFRESH_SECONDS = 30
-_PIXELS_PER_INCH = 125  # of a figure on the page: text has one size in all of them
+REFRESH_SECONDS = 30
+PIXELS_PER_INCH = 125  # of a figure on the page: text has one size in all of them
 
 # file name, title, caption, function
 _FIGURES: tuple[tuple[str, str, str, Callable[[Rows], Figure | None]], ...] = (
@@ -75,11 +75,11 @@ def write_report(run_dir: Path | str, *, running: bool = False) -> Path:
     sections = []
     for name, title, caption, draw in _FIGURES:
         figure = draw(rows)
-        image = None if figure is None else _png(figure)
+        image = None if figure is None else png(figure)
         if image is not None:
             with replacing(run_dir / "plots" / f"{name}.png") as temporary:
                 temporary.write_bytes(image)
-        width = 0 if figure is None else round(figure.get_figwidth() * _PIXELS_PER_INCH)
+        width = 0 if figure is None else round(figure.get_figwidth() * PIXELS_PER_INCH)
         sections.append(Section(title, caption, "Nothing measured yet.", image, width))
     sections.insert(1, _film(run_dir, rows))
     step = max((row["step"] for row in rows), default=0)
@@ -94,7 +94,7 @@ def write_report(run_dir: Path | str, *, running: bool = False) -> Path:
         tiles=_tiles(rows, step, total),
         sections=sections,
         config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
-        refresh=_REFRESH_SECONDS if running else None,
+        refresh=REFRESH_SECONDS if running else None,
     )
     report = run_dir / "report.html"
     with replacing(report) as temporary:
@@ -143,7 +143,7 @@ def _number(row: Mapping[str, Any] | None, name: str, digits: int = 0) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=160)
     return buffer.getvalue()
