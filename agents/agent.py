@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from agents.heads import Critics, Policy, RewardHead, TwoHot
+from agents.heads import Critics, Policy, RewardHead, TerminationHead, TwoHot
 from agents.planner import Planner, PlannerConfig
 from agents.replay import Batch
 from gje_world import WorldModel, WorldModelConfig
@@ -17,6 +18,7 @@ from gje_world.data import random_shift
 from gje_world.evaluation import collapse_gauges
 from gje_world.objectives import make_objective
 from gje_world.options import group, option
+from gje_world.training import random_state
 
 
 @dataclass
@@ -24,7 +26,7 @@ class LossWeights:
     """What each part of the loss counts."""
 
     world: float = option(0.1, "weight of the world model's objective and marginal")
-    reward: float = option(0.2, "weight of the reward loss")
+    reward: float = option(0.2, "weight of the reward loss, and of the loss of terminal states")
     value: float = option(0.1, "weight of the value loss")
 
 
@@ -108,12 +110,14 @@ class Agent(nn.Module):
         self.target_critics = Critics(config.critics, *sizes, config.bins).requires_grad_(False)
         self.target_critics.load_state_dict(self.critics.state_dict())
         self.policy = Policy(*sizes)
+        self.termination = TerminationHead(*sizes)
+        self.terminates = False  # until an episode has ended in a terminal state
         self.register_buffer("value_scale", torch.ones(()))
         self.to(device)
         self.planner = Planner(planner, action_dim, self.propose, self.evaluate_sequences)
         encoder = list(self.world.encoder.parameters())
-        heads = (self.world.dynamics, self.world.head, self.objective, self.reward, self.critics)
-        others = [parameter for part in heads for parameter in part.parameters()]
+        parts = (self.world.dynamics, self.world.head, self.objective, self.reward, self.critics)
+        others = [parameter for part in (*parts, self.termination) for parameter in part.parameters()]
         self.learnt = encoder + others
         groups: list[dict[str, Any]] = [
             {"params": encoder, "lr": config.encoder_lr},
@@ -121,6 +125,13 @@ class Agent(nn.Module):
             {"params": list(self.policy.parameters()), "eps": 1e-5},
         ]
         self.optimizer = torch.optim.Adam(groups, lr=config.lr, fused=True)
+
+    def get_extra_state(self) -> dict[str, bool]:
+        """What `state_dict` holds beside tensors."""
+        return {"terminates": self.terminates}
+
+    def set_extra_state(self, state: dict[str, bool]) -> None:
+        self.terminates = bool(state["terminates"])
 
     def _precision(self):
         return torch.autocast(self.device.type, self.autocast, enabled=self.autocast != torch.float32)
@@ -178,19 +189,26 @@ class Agent(nn.Module):
         return torch.stack(actions)
 
     def evaluate_sequences(self, z: Tensor, actions: Tensor) -> Tensor:
-        """Returns `[P, B, N]` of `actions [H, B, N, A]` from `z [B, D]`, in each particle's future."""
+        """Returns `[P, B, N]` of `actions [H, B, N, A]` from `z [B, D]`, in each particle's future.
+
+        What comes after a state that may be terminal counts as much as it is likely not to be.
+        """
         z = z.unsqueeze(1).expand(-1, actions.shape[2], -1)
         futures = self.world.imagine(z.flatten(0, 1), actions.flatten(1, 2), self.planner.config.particles)
         futures = futures.unflatten(2, actions.shape[1:3])  # [H, P, B, N, D]
         returns = self.two_hot.decode(self.reward(z, actions[0])).unsqueeze(0)
-        discount = self.discount
+        weight = self.survival(z, actions[0])
         for before, action in zip(futures[:-1], actions[1:], strict=True):
             action = action.expand(*before.shape[:-1], -1)
-            returns = returns + discount * self.two_hot.decode(self.reward(before, action))
-            discount *= self.discount
+            returns = returns + weight * self.two_hot.decode(self.reward(before, action))
+            weight = weight * self.survival(before, action)
         last, _ = self.policy(futures[-1])
         values = self.two_hot.decode(self.critics(futures[-1], last))  # [E, P, B, N]
-        return returns + discount * values.mean(0)
+        return returns + weight * values.mean(0)
+
+    def survival(self, z: Tensor, action: Tensor) -> Tensor | float:
+        """Discount of what follows `action [..., A]` at `z [..., D]`, times the chance that anything does."""
+        return self.discount * (1 - self.termination(z, action)) if self.terminates else self.discount
 
     # ---- learning ----
 
@@ -212,7 +230,7 @@ class Agent(nn.Module):
         policy = list(self.policy.parameters())
         for parameter, gradient in zip(policy, torch.autograd.grad(policy_loss, policy), strict=True):
             parameter.grad = gradient
-        nn.utils.clip_grad_norm_(policy, self.config.grad_clip)
+        metrics["loss/policy_grad_norm"] = nn.utils.clip_grad_norm_(policy, self.config.grad_clip)
         self.optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(
@@ -222,7 +240,8 @@ class Agent(nn.Module):
             )
         metrics["loss/policy"] = policy_loss
         if gauges:
-            metrics |= self.gauges(z, belief)
+            with random_state.forked(self.device):  # how often one looks must not change what is learnt
+                metrics |= self.gauges(z, belief)
         return {name: value.detach() for name, value in metrics.items()}
 
     @torch.no_grad()
@@ -249,12 +268,17 @@ class Agent(nn.Module):
             "loss/nll": self.objective.predict(belief, z_target).mean(),
             "loss/marginal": self.objective.marginal(z),
             "loss/reward": (decay * reward).mean(),
-            "loss/value": (decay * value).mean((1, 2)).sum() / len(value),
+            "loss/value": (decay * value).mean(),
         }
+        if self.terminates:
+            logit = self.termination.logit(path[:-1], batch.action)
+            ended = F.binary_cross_entropy_with_logits(logit, batch.terminated, reduction="none")
+            parts["loss/termination"] = (decay * ended).mean()
         total = (
             weights.world * (parts["loss/nll"] + parts["loss/marginal"])
             + weights.reward * parts["loss/reward"]
             + weights.value * parts["loss/value"]
+            + weights.reward * parts.get("loss/termination", 0.0)
         )
         return total, path, {"loss/total": total, **parts}, belief
 
@@ -280,7 +304,7 @@ class Agent(nn.Module):
         action, surprise = self.policy(path)
         value = self.two_hot.decode(self.critics(path, action)).mean(0)  # [T+1, B]
         with torch.no_grad():
-            low, high = value[0].quantile(torch.tensor([0.05, 0.95], device=value.device))
+            low, high = value[0].quantile(0.05), value[0].quantile(0.95)
             self.value_scale.lerp_((high - low).clamp(min=1.0), self.config.target_rate)
         decay = self.config.temporal_decay ** torch.arange(len(path), device=path.device).unsqueeze(-1)
         return -(decay * (value / self.value_scale + self.config.entropy * surprise)).mean()

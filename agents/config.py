@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.agent import AgentConfig
-from agents.planner import PlannerConfig
+from agents.planner import PlannerConfig, Risk
 from gje_world.beliefs.config import BeliefConfig, check_belief
 from gje_world.objectives.config import ObjectiveConfig, check_objective
 from gje_world.options import ConfigError, group, option
@@ -54,7 +54,7 @@ class TrainConfig:
     prefill: int = option(4_000, "env frames of random actions before learning begins")
     batch_size: int = option(128, "sequences an update learns from")
     updates_per_step: int = option(1, "gradient steps an agent step")
-    replay_capacity: int | None = option(None, "agent steps kept; null: the whole run")
+    replay_capacity: int | None = option(None, "agent steps kept; null: a run of full episodes")
     log_every: int = option(25, "agent steps between rows of training metrics")
     checkpoint_every: int = option(5_000, "env frames between checkpoints")
     env: EnvConfig = group(EnvConfig)
@@ -149,6 +149,12 @@ def check(config: TrainConfig) -> None:
         f"at most planner.max_std={planner.max_std}",
     )
     _require(planner.cvar_share <= 1, "planner.cvar_share", planner.cvar_share, "at most 1")
+    risky = planner.risk is not Risk.mean
+    words = f"at least 2 where planner.risk={planner.risk.value}: one future has no spread"
+    _require(not risky or planner.particles >= 2, "planner.particles", planner.particles, words)
+    words = "other than 0 where planner.risk=mean_std; below 0 avoids uncertain futures"
+    _require(planner.risk is not Risk.mean_std or planner.kappa != 0, "planner.kappa", planner.kappa, words)
+    _require(config.prefill <= config.steps, "prefill", config.prefill, f"at most steps={config.steps}")
     shortest = 2 * agent.horizon + config.env.frame_stack
     _require(
         config.replay_capacity is None or config.replay_capacity >= shortest,

@@ -28,7 +28,7 @@ class EvaluateConfig:
     task: str | None = option(None, "needed for a run of task=gym/<module>:<id>, to allow the import")
     checkpoint: str | None = option(None, "one of its checkpoints; null: the newest")
     episodes: int = option(10, "episodes played")
-    seed: int = option(0, "seed of the first episode; those of training and its evaluations are far from it")
+    seed: int = option(0, "of the episodes, none of which training or its evaluations have seen")
     film: str | None = option(None, "where to write a film of the first episode (.mp4)")
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
 
@@ -75,7 +75,9 @@ def evaluate(config: EvaluateConfig) -> None:
     environments = [make_env(trained) for _ in range(config.episodes)]
     first = environments[0]
     names = first.get_wrapper_attr("state_names")
-    seeds = list(range(config.seed, config.seed + config.episodes))
+    # hashed, so that they lie nowhere near the numbers in a row that training takes
+    drawn = np.random.SeedSequence(config.seed).generate_state(config.episodes, np.uint64)
+    seeds = [int(seed >> np.uint64(1)) for seed in drawn]
     episodes = play(agent, environments, seeds, first.get_wrapper_attr("max_episode_steps"))
     row = summarise(agent, episodes, names)
     table = Table("measure", "value", title=f"{trained.task}, {config.episodes} episodes")

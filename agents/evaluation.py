@@ -16,6 +16,7 @@ from gje_world.plots.film import write_film
 from gje_world.training.signals import Stop
 
 REAL_TIME = 50  # env frames a second at which a film plays
+CHUNK = 500  # beliefs looked at at once: what is estimated from draws takes hundreds of each
 
 
 @dataclass
@@ -96,6 +97,7 @@ def summarise(agent: Agent, episodes: list[Episode], state_names: tuple[str, ...
     """Returns, state probe and calibration of `episodes`, as one row of metrics.
 
     The probe is fitted on every other episode and tested on the rest; with a single episode there is none.
+    It is NaN for what never changes within an episode.
     """
     returns = [episode.total for episode in episodes]
     row = {
@@ -111,6 +113,9 @@ def summarise(agent: Agent, episodes: list[Episode], state_names: tuple[str, ...
             torch.from_numpy(np.stack([state for e in half for state in e.states])) for half in (fit, test)
         )
         r2 = linear_probe_r2(z_fit, y_fit, z_test, y_test)
+        # what never changes within an episode is known of as many values as there are episodes: too few
+        changes = torch.stack([torch.from_numpy(np.stack(e.states)).std(0) > 1e-6 for e in episodes]).any(0)
+        r2 = r2.where(changes, torch.nan)
         row |= {f"probe/r2/{name}": float(value) for name, value in zip(state_names, r2, strict=True)}
     if agent.objective.needs_density:
         row |= calibration(agent, episodes)
@@ -123,11 +128,16 @@ def calibration(agent: Agent, episodes: list[Episode]) -> dict:
     z = torch.stack([z for e in episodes for z in e.z[:-1]]).to(agent.device)
     z_next = torch.stack([z for e in episodes for z in e.z[1:]]).to(agent.device)
     actions = torch.stack([action for e in episodes for action in e.actions]).to(agent.device)
-    belief = agent.believe(z, actions)
+    mass, log_prob = [], []
+    for part in zip(z.split(CHUNK), z_next.split(CHUNK), actions.split(CHUNK), strict=True):
+        before, after, action = part
+        belief = agent.believe(before, action)
+        mass.append(belief.coverage(after))
+        log_prob.append(belief.log_prob(after))
     return {
         "calibration/nominal": list(NOMINAL),
-        "calibration/observed": observed_coverage(belief.coverage(z_next)).tolist(),
-        "eval/nll": float(-belief.log_prob(z_next).mean() / z.shape[-1]),
+        "calibration/observed": observed_coverage(torch.cat(mass)).tolist(),
+        "eval/nll": float(-torch.cat(log_prob).mean() / z.shape[-1]),
     }
 
 

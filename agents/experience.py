@@ -33,16 +33,10 @@ def replay_size(config: TrainConfig, env: gymnasium.Env) -> ReplaySize:
     """The replay that a run of `config` in `env` keeps."""
     repeat: int = env.get_wrapper_attr("action_repeat")
     episode_steps: int | None = env.get_wrapper_attr("max_episode_steps")
-
-    def slots_for(frames: int) -> int:
-        """Slots that so many env frames can take: an episode of L agent steps takes L + 1."""
-        steps = frames // repeat + 1
-        return steps + steps // (episode_steps or 1) + 2
-
-    if config.replay_capacity is None:
-        capacity, slack = slots_for(config.steps), 0
-    else:
-        capacity, slack = config.replay_capacity, slots_for(CHECKPOINTS_BACK * config.checkpoint_every)
+    steps = config.steps // repeat + 1
+    # an episode of L agent steps takes L + 1 slots; one that a task ends early can be as short as a step
+    capacity = config.replay_capacity or steps + steps // (episode_steps or 1) + 2
+    slack = 2 * (CHECKPOINTS_BACK * config.checkpoint_every // repeat + 1)
     assert env.action_space.shape is not None
     side = config.env.image_size
     return ReplaySize(capacity, slack, (3, side, side), env.action_space.shape[0])
@@ -63,6 +57,7 @@ class Experience:
     def __init__(self, env: gymnasium.Env, replay: Replay, seed: int):
         self.env, self.replay, self.seed = env, replay, seed
         self.obs: np.ndarray | None = None  # uint8 [K*C, H, W]; None between episodes
+        self.terminated = False  # whether an episode of this run has ended in a terminal state
         self.total = 0.0  # reward of the episode so far, or of the last one
         self.actions: list[Tensor] = []  # of that episode
         self.uncertainty: list[float] = []  # one for each planned action
@@ -90,6 +85,7 @@ class Experience:
             self.uncertainty.append(uncertainty)
         self.replay.add(obs[-3:], action, float(reward), terminated)
         self.total += float(reward)
+        self.terminated |= terminated
         self.obs = None if terminated or truncated else obs
         return float(reward)
 

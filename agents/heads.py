@@ -50,11 +50,13 @@ class TwoHot(nn.Module):
 
     def decode(self, logits: Tensor) -> Tensor:
         """Scalar `[...]` that `logits [..., bins]` stand for."""
-        return symexp(torch.linalg.vecdot(logits.float().softmax(-1), self.centres))
+        with torch.autocast(logits.device.type, enabled=False):  # which would round the values themselves
+            return symexp(torch.linalg.vecdot(logits.float().softmax(-1), self.centres))
 
     def loss(self, logits: Tensor, value: Tensor) -> Tensor:
         """Cross-entropy `[...]` of `logits [..., bins]` against the two-hot code of `value [...]`."""
-        return -torch.linalg.vecdot(self.encode(value), logits.float().log_softmax(-1))
+        with torch.autocast(logits.device.type, enabled=False):
+            return -torch.linalg.vecdot(self.encode(value), logits.float().log_softmax(-1))
 
 
 class RewardHead(nn.Module):
@@ -69,6 +71,22 @@ class RewardHead(nn.Module):
 
     def forward(self, z: Tensor, action: Tensor) -> Tensor:
         return self.out(self.net(torch.cat([z, action], dim=-1)))
+
+
+class TerminationHead(nn.Module):
+    """Probability `[...]` that an action taken at an embedding ends the episode in a terminal state."""
+
+    def __init__(self, dim: int, action_dim: int, hidden: int):
+        super().__init__()
+        self.net = mlp(dim + action_dim, hidden)
+        self.out = nn.Linear(hidden, 1)
+
+    def logit(self, z: Tensor, action: Tensor) -> Tensor:
+        """Its logit, `[...]`."""
+        return self.out(self.net(torch.cat([z, action], dim=-1))).squeeze(-1).float()
+
+    def forward(self, z: Tensor, action: Tensor) -> Tensor:
+        return self.logit(z, action).sigmoid()
 
 
 class Critics(nn.Module):
@@ -105,8 +123,3 @@ class Policy(nn.Module):
         # ln(1 - tanh(x)^2) = 2 (ln 2 - x - softplus(-2x)), stable for large |x|
         squash = 2 * (math.log(2) - before - F.softplus(-2 * before))
         return before.tanh(), surprise + squash.sum(-1)
-
-    def mode(self, z: Tensor) -> Tensor:
-        """The most central action `[..., A]`."""
-        mean, _ = self.out(self.net(z)).float().chunk(2, dim=-1)
-        return mean.tanh()

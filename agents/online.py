@@ -20,7 +20,7 @@ from agents.replay import Replay
 from gje_world.plots.report import write_report
 from gje_world.training import random_state
 from gje_world.training.devices import keep_freed_memory, set_threads
-from gje_world.training.means import RunningMeans, not_finite
+from gje_world.training.means import RunningMeans, broken_weights, not_finite
 from gje_world.training.metrics import MetricsLog
 from gje_world.training.progress import TrainingProgress
 from gje_world.training.run_directory import RunDirectory, RunDirectoryError
@@ -144,6 +144,7 @@ class Online:
             what = f"the reward of {self.config.task} ({reward})"
             raise not_finite(what, self.step, self.run.checkpoints)
         self.step += self.repeat
+        self.agent.terminates |= self.experience.terminated
         if self.experience.obs is None:
             self.log.log("episode", self.step, self.experience.row())
 
@@ -191,12 +192,11 @@ class Online:
         seeds = [self.experience.episode_seed(last - i) for i in range(c.evaluation.episodes)]
         warm_start = self.agent.planner.warm_start
         try:
-            with torch.random.fork_rng():
-                torch.manual_seed(c.seed)
+            with random_state.forked(self.agent.device, c.seed):
                 episodes = play(self.agent, self.evaluation_envs, seeds, self.episode_steps, stop)
+                row = summarise(self.agent, episodes, self.state_names)
         finally:
             self.agent.planner.warm_start = warm_start
-        row = summarise(self.agent, episodes, self.state_names)
         film = self.run.films / f"step_{self.step:09d}.mp4"
         film_episode(film, episodes[0], self.repeat)
         row["eval/film"] = f"films/{film.name}"
@@ -213,7 +213,13 @@ class Online:
     # ---- what is kept ----
 
     def save(self) -> Path:
-        """Write a checkpoint; the replay's maps are on the disk before it names their position."""
+        """Write a checkpoint; the replay's maps are on the disk before it names their position.
+
+        Raises:
+            NonFiniteError: a weight is NaN or infinite.
+        """
+        if broken := broken_weights(self.agent):
+            raise not_finite(", ".join(broken[:3]), self.step, self.run.checkpoints)
         self.replay.flush()
         progress = {"step": self.step, "updates": self.updates, "means": self.means.state()}
         state = {

@@ -111,7 +111,7 @@ class Replay:
     def _write(self, frame: np.ndarray, action: np.ndarray, reward: float, terminated: bool) -> None:
         slot = self.count % self.slots
         for name, value in zip(
-            self.maps, (frame, action, reward, terminated, self.episode, self.first), strict=True
+            self.maps, (frame, action, reward, terminated, self.episode + 1, self.first), strict=True
         ):
             self.maps[name][slot] = value
         self.count += 1
@@ -172,19 +172,24 @@ class Replay:
 
     def state(self) -> dict[str, int]:
         """Position, for a checkpoint."""
-        return {"count": self.count, "episode": self.episode, "first": self.first}
+        return {"count": self.count, "episode": self.episode, "first": self.first, "slots": self.slots}
 
     def load_state(self, state: dict[str, int]) -> None:
         """Go back to a position that `state` gave.
 
         Raises:
-            ReplayError: the maps do not hold the frame that was the newest then.
+            ReplayError: the maps do not hold the frame that was the newest then, or are of another size and
+                were filled before.
         """
         self.count, self.episode, self.first = state["count"], state["episode"], state["first"]
+        if self.slots != state["slots"] and self.count > min(self.slots, state["slots"]):
+            raise ReplayError(
+                f"the replay in {self.folder} was filled with {state['slots']} slots and cannot have "
+                f"{self.slots}; ask for the steps, replay_capacity and checkpoint_every it was made for"
+            )
         newest = (self.count - 1) % self.slots
         there = self.maps["episode"][newest], self.maps["first"][newest]
-        # a map made anew is all zeros, which is also how the first episode is numbered
-        if self.count and (there != (self.episode, self.first) or not self.maps["frame"][newest].any()):
+        if self.count and there != (self.episode + 1, self.first):
             raise ReplayError(
                 f"the replay in {self.folder} has lost what the checkpoint remembers; choose another run_dir"
             )
@@ -197,7 +202,7 @@ def _fields(frame_shape: tuple[int, int, int], action_dim: int) -> dict[str, tup
         "action": (np.float32, (action_dim,)),
         "reward": (np.float32, ()),
         "terminated": (np.bool_, ()),
-        "episode": (np.int32, ()),
+        "episode": (np.int32, ()),  # from 1 on; 0 in a slot never written
         "first": (np.int64, ()),  # count at which the slot's episode began
     }
 

@@ -24,7 +24,7 @@ from gje_world.training.run_directory import read_config
 RESULTS = Path(__file__).parent.parent / "results"
 CURVES = RESULTS / "learning_curves.csv"
 COLUMNS = [
-    "task", "objective", "seed", "frames", "return_mean", "return_std", "episodes", "minutes",
+    "task", "objective", "belief", "seed", "frames", "return_mean", "return_std", "episodes", "minutes",
     "probe_r2", "calibration_error", "command", "commit", "machine",
 ]  # fmt: skip
 
@@ -48,6 +48,7 @@ def rows_of(run: Path) -> list[dict]:
             {
                 "task": config["task"],
                 "objective": config["objective"]["name"],
+                "belief": config["belief"]["name"],
                 "seed": config["seed"],
                 "frames": row["step"],
                 "return_mean": round(row["eval/return_mean"], 1),
@@ -62,23 +63,28 @@ def rows_of(run: Path) -> list[dict]:
     return rows
 
 
+def name_of(row: dict) -> tuple[str, ...]:
+    """What tells the run of a row from others."""
+    return tuple(str(row[name]) for name in ("task", "objective", "belief", "seed", "command"))
+
+
 @styled
 def draw(rows: list[dict]) -> Figure:
     """Evaluation return against env frames: a panel a task, a line a run, a colour an objective."""
-    curves: dict[str, dict[tuple[str, str], list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
+    curves: dict[str, dict[tuple[str, ...], list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         point = (int(row["frames"]), float(row["return_mean"]))
-        curves[row["task"]][row["objective"], str(row["seed"])].append(point)
+        run = tuple(str(row[name]) for name in ("objective", "belief", "seed", "command"))
+        curves[row["task"]][run].append(point)
     figure = Figure(figsize=(4.2 * len(curves), 3.4), layout="constrained")
     for i, (task, runs) in enumerate(sorted(curves.items())):
         axes = figure.add_subplot(1, len(curves), i + 1)
-        colours: dict[str, str] = {}
-        for (objective, seed), points in sorted(runs.items()):
-            colour = colours.setdefault(objective, f"C{len(colours)}")
+        colours: dict[tuple[str, str], str] = {}
+        for (objective, belief, seed, _), points in sorted(runs.items()):
+            colour = colours.setdefault((objective, belief), f"C{len(colours)}")
             frames, returns = zip(*sorted(points), strict=True)
-            axes.plot(
-                frames, returns, color=colour, marker="o", markersize=3, label=f"{objective}, seed {seed}"
-            )
+            label = f"{objective}, {belief}, seed {seed}"
+            axes.plot(frames, returns, color=colour, marker="o", markersize=3, label=label)
         axes.set(title=task, xlabel="env frames", ylabel="evaluation return", ylim=(0, None))
         axes.legend(fontsize="small")
     return figure
@@ -94,10 +100,8 @@ def main() -> None:
             rows = list(csv.DictReader(file))
     for run in arguments.runs:
         new = rows_of(run)
-        names = {(r["task"], r["objective"], str(r["seed"]), r["command"]) for r in new}
-        rows = [
-            r for r in rows if (r["task"], r["objective"], str(r["seed"]), r["command"]) not in names
-        ] + new
+        run_names = {name_of(row) for row in new}
+        rows = [row for row in rows if name_of(row) not in run_names] + new
     with CURVES.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()

@@ -8,6 +8,6 @@
 """
 
 from envs.catalogue import action_repeat_for
-from envs.making import make, make_vector, validate
+from envs.making import make, make_vector
 
-__all__ = ["action_repeat_for", "make", "make_vector", "validate"]
+__all__ = ["action_repeat_for", "make", "make_vector"]

@@ -64,6 +64,17 @@ class SuiteEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         truncated = now.last() and not terminated
         return _flatten(now.observation), float(now.reward), terminated, truncated, {}
 
+    def physics_state(self) -> np.ndarray:
+        """All that the simulation goes on from: positions, velocities, activations; float64 [P]."""
+        return np.array(self._suite_env.physics.get_state())
+
+    def go_to(self, physics_state: np.ndarray) -> np.ndarray:
+        """Continue the episode from a `physics_state` [P]; the observation there."""
+        physics = self._suite_env.physics
+        physics.set_state(physics_state)
+        physics.forward()
+        return _flatten(self._suite_env.task.get_observation(physics))
+
     def render(self) -> np.ndarray:  # type: ignore[override]  # Gymnasium also allows None and lists of frames
         """Draw the current state: uint8 [H, W, 3]."""
         return self._renderer.frame()

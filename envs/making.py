@@ -16,26 +16,6 @@ RENDER_QUALITIES = ("fast", "faithful")
 _SUITE_TIME_LIMIT = 1000
 
 
-def validate(
-    id: str | gymnasium.Env,
-    *,
-    action_repeat: int | None = None,
-    frame_stack: int = 3,
-    image_size: int = 64,
-    render: str = "fast",
-    time_limit: int | None = None,
-) -> None:
-    """Check what `make` would be given, without making anything.
-
-    Raises:
-        ValueError: an unknown task (names the nearest), a size below 1, an unknown render word.
-        RuntimeError: a DM Control task on a machine that can't render.
-    """
-    _check_options(action_repeat, frame_stack, image_size, render, time_limit)
-    if isinstance(id, str):
-        resolve(id)
-
-
 def make(
     id: str | gymnasium.Env,
     *,
@@ -66,7 +46,8 @@ def make(
         time_limit: env frames after which an episode is truncated; None for the task's own.
 
     Raises:
-        ValueError: see `validate`; or an action space or a picture that can't be used.
+        ValueError: an unknown task (names the nearest), a size below 1, an unknown render word; or an action
+            space or a picture that can't be used.
         RuntimeError: a DM Control task on a machine that can't render.
     """
     _check_options(action_repeat, frame_stack, image_size, render, time_limit)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,8 +17,8 @@ from torch import Tensor
 from gje_world.beliefs.config import BeliefConfig
 from gje_world.command import run_command
 from gje_world.data.decoding import BrokenImageError, WorkerError
+from gje_world.data.image_sources import DataConfig, labelled, load_images
 from gje_world.data.images import Images, ShuffledBatches, Split
-from gje_world.data.sources import DataConfig, load_images
 from gje_world.data.views import AugmentConfig, Views
 from gje_world.evaluation.pretraining import evaluate_beliefs, evaluate_encoder
 from gje_world.methods import METHODS, Method, over_ranks
@@ -28,13 +27,18 @@ from gje_world.networks.config import EncoderConfig, build_encoder
 from gje_world.objectives.config import ObjectiveConfig
 from gje_world.options import ConfigError, group, option, plain_value
 from gje_world.plots.pretraining import write_report
-from gje_world.pretrained import Pretrained
+from gje_world.pretrained import Pretrained, load_pretrained
+from gje_world.probing.data import ProbeData, with_unlike
+from gje_world.probing.encoder import probe_encoder
+from gje_world.probing.encoders import write_tables
+from gje_world.probing.table import write_rows
 from gje_world.training.devices import keep_freed_memory, set_threads
 from gje_world.training.engine import CHANGEABLE as ENGINE_CHANGEABLE
 from gje_world.training.engine import Engine, EngineConfig, Learner
 from gje_world.training.means import NonFiniteError
 from gje_world.training.origin import origin
 from gje_world.training.ranks import make_fabric, open_run, silence
+from gje_world.training.schedules import warm_cosine
 from gje_world.training.signals import Stop, stop_on_signals
 
 ABOUT = """
@@ -50,6 +54,7 @@ on the same run directory goes on where it stopped.
 """
 CENTRING_IMAGES = 1_000  # that pixels are normalised by
 BELIEF_IMAGES = 512  # held out, that calibration is measured on
+UNLIKE_IMAGES = 500  # of noise, textures and digits each, that the probe report tells from held-out ones
 
 
 @dataclass
@@ -76,13 +81,6 @@ class OptimizerConfig:
     def make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """The optimiser of parameter groups."""
         return torch.optim.AdamW(groups, lr=self.lr, weight_decay=self.weight_decay)
-
-    def factor(self, update: int, updates: int) -> float:
-        """Of the learning rate at an update."""
-        warm = max(1, round(self.warmup * updates))
-        if update < warm:
-            return (update + 1) / warm
-        return 0.5 * (1 + math.cos(math.pi * (update - warm) / max(1, updates - warm)))
 
 
 @dataclass
@@ -206,7 +204,7 @@ def pretrain(config: PretrainConfig) -> int:
             fabric=fabric,
             run=run,
             optimizer=config.optimizer.make,
-            schedule=partial(config.optimizer.factor, updates=engine.updates),
+            schedule=warm_cosine(engine.updates, round(config.optimizer.warmup * engine.updates)),
             seed=config.seed,
             evaluate=partial(evaluate, learner, data, config.probe_images, fabric),
             report=lambda running: write_report(path, running=running),
@@ -224,7 +222,8 @@ def pretrain(config: PretrainConfig) -> int:
         finished = training.train(stop)
         if finished and fabric.is_global_zero:
             export(learner.method, config, data, path)
-            print(f"report: {run.report}\nencoder: {path / 'encoder'}")
+            probe = probe_report(path, data, config, fabric)
+            print(f"report: {run.report}\nprobe: {probe}\nencoder: {path / 'encoder'}")
     return 0
 
 
@@ -268,6 +267,28 @@ def export(method: Method, config: PretrainConfig, data: Split, path: Path) -> N
         **origin(),
     }
     Pretrained(method.encoder, method.predictor, provenance).save(path / "encoder")
+
+
+def probe_report(path: Path, data: Split, config: PretrainConfig, fabric: Fabric) -> Path:
+    """What the exported encoder is worth, as `gje-probe encoders` measures it: a table, and a page, its path."""
+    parts = spaced(data.train, config.probe_images), spaced(data.test, config.probe_images)
+    if any(part.labels is not None for part in parts):
+        parts = labelled(parts[0]), labelled(parts[1])
+    train, test = parts
+    measured = ProbeData(
+        config.data.task if config.data.name == "frames" else config.data.name,
+        *(train.pixels, test.pixels, train.labels, test.labels, train.classes),
+        *(train.states, test.states, train.state_names),
+    )
+    found = probe_encoder(
+        load_pretrained(path / "encoder"), with_unlike(measured, UNLIKE_IMAGES), device=fabric.device
+    )
+    row = {"encoder": path.name, "path": str(path / "encoder"), **found.row, **origin()}
+    folder = path / "probe"
+    folder.mkdir(exist_ok=True)
+    write_rows(folder / "table.csv", [row])
+    text = (path / "config.yaml").read_text(encoding="utf-8")
+    return write_tables(folder, [row], {path.name: found.arrays}, text)
 
 
 ERRORS = (BrokenImageError, WorkerError, NonFiniteError)

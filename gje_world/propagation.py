@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -47,7 +48,9 @@ def propagate(
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
     if method == "moments":
-        return [gaussian(mean, covariance) for mean, covariance in moments(world, z, action)]
+        return [
+            gaussian(mean, covariance) for mean, covariance in moments(partial(linearised, world), z, action)
+        ]
     return _particles(world, z, action, particles)
 
 
@@ -61,21 +64,32 @@ def _particles(world: Dynamics, z: Tensor, action: Tensor, particles: int) -> li
     return beliefs
 
 
-def moments(world: Dynamics, z: Tensor, action: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Mean `[B, D]` and covariance `[B, D, D]` at each of the next `T` steps, by moment propagation."""
+def moments(
+    linearise: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]], z: Tensor, action: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Mean `[B, D]` and covariance `[B, D, D]` at each of the next `T` steps, by moment propagation.
+
+    Arguments:
+        linearise: of `z` and an action: the believed mean, its Jacobian there, and the believed covariance.
+    """
     mean, covariance = z, None
     for step in action:
-        belief = world.believe(mean, step)
-        noise = _covariance(belief)
-        if covariance is None:
-            covariance = noise
-        else:
-            # rows do not depend on each other, so the Jacobian of their sum holds that of each
-            jacobian = torch.func.jacrev(lambda z, step=step: world.believe(z, step).mean.sum(0))(mean)
-            jacobian = jacobian.movedim(0, 1)
-            covariance = jacobian @ covariance @ jacobian.mT + noise
-        mean = belief.mean
+        mean, jacobian, noise = linearise(mean, step)
+        covariance = noise if covariance is None else jacobian @ covariance @ jacobian.mT + noise
         yield mean, covariance
+
+
+def linearised(world: Dynamics, z: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The belief's mean `[B, D]` at `z [B, E]`, that mean's Jacobian `[B, D, E]`, covariance `[B, D, D]`.
+
+    Raises:
+        ValueError: the world's belief has no covariance in closed form.
+    """
+    belief = world.believe(z, action)
+    noise = _covariance(belief)
+    # rows do not depend on each other, so the Jacobian of their sum holds that of each
+    jacobian = torch.func.jacrev(lambda z: world.believe(z, action).mean.sum(0))(z)
+    return belief.mean, jacobian.movedim(0, 1), noise
 
 
 def _covariance(belief: Belief) -> Tensor:

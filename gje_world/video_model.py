@@ -16,7 +16,7 @@ from gje_world.beliefs.belief import EMPTY
 from gje_world.networks import mlp
 from gje_world.networks.transformer import CausalTransformer
 from gje_world.options import option
-from gje_world.propagation import METHODS, gaussian, moments
+from gje_world.propagation import METHODS, gaussian, linearised, moments
 from gje_world.world_model import LOG_STD_BOUNDS
 
 PREDICTORS = ("mlp", "transformer")
@@ -219,7 +219,7 @@ class VideoModel(nn.Module):
         actions = action[:, z.shape[1] - window.length :].unfold(1, window.length, 1).movedim(1, 0).mT
         newest = slice(-self.dim, None)
         with sdpa_kernel(SDPBackend.MATH):  # the one whose derivatives can be batched
-            carried = moments(window, z[:, -window.length :].flatten(1), actions)
+            carried = moments(window.linearise, z[:, -window.length :].flatten(1), actions)
             return [gaussian(mean[:, newest], covariance[:, newest, newest]) for mean, covariance in carried]
 
     def _roll(
@@ -251,23 +251,16 @@ class _Window:
         self.model, self.length = model, length
 
     def believe(self, z: Tensor, action: Tensor) -> Belief:
-        """Belief over the window after `z [B, length * D]`, under `action [B, length, A]`."""
-        window = z.unflatten(-1, (self.length, -1))
-        return _Shifted(window[..., 1:, :].flatten(-2), self.model.believe(window, action))
+        """Belief over the embedding after the window `z [B, length * D]`, under `action [B, length, A]`."""
+        return self.model.believe(z.unflatten(-1, (self.length, -1)), action)
 
-
-class _Shifted(Belief):
-    """Known embeddings `[B, K]`, then one that is believed: only its first two moments are asked for."""
-
-    def __init__(self, known: Tensor, newest: Belief):
-        self.known, self.newest = known, newest
-        super().__init__(known.shape[:-1], known.shape[-1] + newest.dim)
-
-    @property
-    def mean(self) -> Tensor:
-        return torch.cat([self.known, self.newest.mean], -1)
-
-    @property
-    def covariance_matrix(self) -> Tensor:
-        size = self.known.shape[-1]
-        return F.pad(self.newest.covariance_matrix, (size, 0, size, 0))
+    def linearise(self, z: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, Jacobian and covariance of the window after this one."""
+        mean, jacobian, covariance = linearised(self, z, action)
+        known = z.shape[-1] - self.model.dim
+        shift = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)[self.model.dim :]
+        return (
+            torch.cat([z[:, self.model.dim :], mean], -1),
+            torch.cat([shift.expand(len(z), -1, -1), jacobian], 1),
+            F.pad(covariance, (known, 0, known, 0)),
+        )

@@ -64,14 +64,13 @@ class Belief(Distribution):
 
         Belief and value are both blurred by the same noise, so errors well below :math:`\tau` are neither
         rewarded nor punished, while the belief itself stays the one that is not blurred. A belief that has
-        no blurred density learns the law of the blurred values instead: its spread then holds the noise.
+        no blurred density (polar, flow) takes the plain log-density: against blurred values alone its spread
+        would come to hold the noise.
 
         Arguments:
             resolution: :math:`\tau`, in units of the embedding; 0 for the plain log-density.
         """
-        if not resolution:
-            return self.log_prob(value)
-        return self.log_prob(value + resolution * torch.randn_like(value))
+        return self.log_prob(value)
 
 
 class Translated(Belief):

@@ -36,6 +36,10 @@ def check_belief(belief: BeliefConfig, dim: int) -> None:
         raise ConfigError(
             "belief=power_spherical is over directions alone; embeddings of a world need belief=polar"
         )
+    if belief.member in ("point", "power_spherical", "ensemble"):
+        raise ConfigError(f"belief.member={belief.member} has no density to average; use one that has")
+    if belief.log_std_bounds is not None and len(belief.log_std_bounds) != 2:
+        raise ConfigError(f"belief.log_std_bounds={belief.log_std_bounds} must be two numbers, [low, high]")
     try:
         make_head(features=1, dim=dim, **given(belief))
     except ValueError as error:

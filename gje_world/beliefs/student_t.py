@@ -68,6 +68,16 @@ class StudentT(Belief):
     def translate(self, offset: Tensor) -> StudentT:
         return StudentT(self.mean + offset, self.scale, self.df)
 
+    def learning_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
+        """At a finite resolution under the Student-t of the blurred belief's variance, and as many degrees
+        of freedom: the blurred density itself has no closed form.
+        """
+        if not resolution:
+            return self.log_prob(value)
+        noise = resolution**2 * (1 - 2 / self.df).unsqueeze(-1)
+        blurred = StudentT(self.mean, (self.scale.square() + noise).sqrt(), self.df)
+        return blurred.log_prob(value + resolution * torch.randn_like(value))
+
     @torch.no_grad()
     def coverage(self, value: Tensor) -> Tensor:
         r"""Mass of the ellipsoid through `value`, shape `[...]`: a regularised incomplete beta function.

@@ -9,8 +9,7 @@ from torch import Tensor
 def random_shift(images: Tensor, pad: int = 4) -> Tensor:
     """Shift each sequence by up to `pad` pixels, edges replicated (DrQ; Kostrikov et al., 2021).
 
-    All frames of a sequence move together, so that motion stays what it was. Done by slices, which move
-    whole rows: indexing each pixel costs an order of magnitude more on a CPU.
+    All frames of a sequence move together, so that motion stays what it was.
 
     Arguments:
         images: `[B, ..., H, W]`, any dtype.
@@ -27,9 +26,27 @@ def random_shift(images: Tensor, pad: int = 4) -> Tensor:
     if pad == 0:
         return images
     # drawn on the CPU whatever the device of the images, so that no GPU has to be waited for
-    offsets = torch.randint(-pad, pad + 1, (len(images), 2)).tolist()
+    offsets = torch.randint(-pad, pad + 1, (len(images), 2))
+    return (_by_slices if images.device.type == "cpu" else _by_indices)(images, offsets)
+
+
+def _by_indices(images: Tensor, offsets: Tensor) -> Tensor:
+    """Move `images [B, ..., H, W]` by `offsets [B, 2]`, down and right, every pixel looked up at once."""
+    offsets = offsets.to(images.device, non_blocking=True)
+    (height, width), lead = images.shape[-2:], images.shape[1:-2]
+    rows = (torch.arange(height, device=images.device) - offsets[:, :1]).clamp(0, height - 1)  # [B, H]
+    columns = (torch.arange(width, device=images.device) - offsets[:, 1:]).clamp(0, width - 1)  # [B, W]
+    flat = images.reshape(len(images), -1, height, width)
+    flat = flat.gather(2, rows[:, None, :, None].expand(-1, flat.shape[1], -1, width))
+    flat = flat.gather(3, columns[:, None, None, :].expand(-1, flat.shape[1], height, -1))
+    return flat.reshape(len(images), *lead, height, width)
+
+
+def _by_slices(images: Tensor, offsets: Tensor) -> Tensor:
+    """The same by copies of whole rows: on a CPU, looking up each pixel costs an order of magnitude more."""
+    height, width = images.shape[-2:]
     shifted = torch.empty_like(images)
-    for out, image, (down, right) in zip(shifted, images, offsets, strict=True):
+    for out, image, (down, right) in zip(shifted, images, offsets.tolist(), strict=True):
         top, bottom = max(down, 0), height + min(down, 0)
         left, edge = max(right, 0), width + min(right, 0)
         out[..., top:bottom, left:edge] = image[..., top - down : bottom - down, left - right : edge - right]

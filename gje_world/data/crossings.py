@@ -27,6 +27,7 @@ class Crossing(World):
     Nothing before the crossing tells what will be drawn: the draw is made in the step that leaves it.
     """
 
+    latest_decision = LEAD[1]
     probabilities: tuple[float, ...] = (1.0,)
 
     def initial(self, generator: Generator, count: int) -> Array:

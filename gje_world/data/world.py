@@ -42,9 +42,11 @@ class World:
         size: height and width of a frame in pixels.
     """
 
-    state_names: ClassVar[tuple[str, ...]] = ("x", "y", "vx", "vy", "countdown", "kind")
-    scored: ClassVar[tuple[str, ...]] = ("x", "y")  # variables that futures are compared in
+    state_names: tuple[str, ...] = ("x", "y", "vx", "vy", "countdown", "kind")
+    scored: tuple[str, ...] = ("x", "y")  # variables that futures are compared in
     kinds: ClassVar[tuple[str, ...]] = SHAPES
+    contexts: ClassVar[int] = 2048  # after which the benchmark asks for futures
+    latest_decision: ClassVar[int] = PAST  # the greatest index that `decision` gives
 
     def __init__(self, size: int = 64):
         self.size = size

@@ -10,12 +10,12 @@ from gje_world.objectives.statistics import moments
 
 @torch.no_grad()
 def collapse_gauges(z: Tensor) -> dict[str, Tensor]:
-    """Spread of the embeddings `z [..., D]` as detached scalars.
+    """Spread of the embeddings `z [..., D]` as detached scalars; where there are ranks, of this one's.
 
     `embedding/std` is the root mean variance over dimensions; `embedding/effective_rank` the exponential of
     the entropy of the covariance's normalised eigenvalues (Roy and Vetterli, 2007), between 1 and D.
     """
-    _, covariance = moments(z.float())
+    _, covariance = moments(z.float(), over_ranks=lambda x: x)
     shares = torch.linalg.eigvalsh(covariance).clamp(min=0)
     shares = shares / shares.sum().clamp(min=torch.finfo(shares.dtype).tiny)
     return {

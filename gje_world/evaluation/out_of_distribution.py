@@ -5,7 +5,7 @@ A score is high where an image is unlike those of the training data.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -65,7 +65,8 @@ def surprise(belief: Belief, z: Tensor) -> Tensor:
 # ---- scores by features ----
 
 
-class GaussianScore(NamedTuple):
+@dataclass(frozen=True)
+class GaussianScore:
     """Squared Mahalanobis distance to the nearest of `K` Gaussians of one covariance.
 
     With one Gaussian it is, up to constants, the negative log-density of a normal marginal.
@@ -109,7 +110,8 @@ def _whitening(covariance: Tensor) -> Tensor:
     return vectors * (values.clamp(min=0) + floor).rsqrt()
 
 
-class NeighbourScore(NamedTuple):
+@dataclass(frozen=True)
+class NeighbourScore:
     """Distance of normalised embeddings to their k-th nearest in the training data (Sun et al., 2022)."""
 
     bank: Tensor  # [N, D], of length one

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gje_world.data.image_sources import labelled
 from gje_world.data.images import Images
-from gje_world.data.sources import labelled
 from gje_world.evaluation.calibration import NOMINAL, observed_coverage
 from gje_world.evaluation.classification import accuracy, fit_linear_probe, nearest_neighbours
 from gje_world.evaluation.collapse import collapse_gauges

@@ -34,14 +34,14 @@ def energy_score(samples: Tensor, value: Tensor) -> Tensor:
     return to_value - apart / (2 * count * (count - 1))
 
 
-def mass_near(samples: Tensor, modes: Tensor, radius: float) -> Tensor:
-    """Share of `samples [S, ..., D]` within `radius` of each of `modes [..., K, D]`; shape `[..., K]`."""
+def mass_near(samples: Tensor, modes: Tensor, radius: float | Tensor) -> Tensor:
+    """Share of `samples [S, ..., D]` within `radius` (`[...]`) of each of `modes [..., K, D]`; `[..., K]`."""
     drawn = samples.movedim(0, -2)
     distance = torch.cdist(drawn, modes, compute_mode="donot_use_mm_for_euclid_dist")
-    return (distance <= radius).float().mean(-2)
+    return (distance <= torch.as_tensor(radius, device=modes.device)[..., None, None]).float().mean(-2)
 
 
-def mode_recall(samples: Tensor, truth: Tensor, modes: Tensor, radius: float) -> Tensor:
+def mode_recall(samples: Tensor, truth: Tensor, modes: Tensor, radius: float | Tensor) -> Tensor:
     """Share of the modes that a belief has found, a scalar in [0, 1].
 
     A mode is found where the belief puts at least half as much mass within `radius` of it as the truth does.
@@ -50,7 +50,7 @@ def mode_recall(samples: Tensor, truth: Tensor, modes: Tensor, radius: float) ->
         samples: draws from the belief, `[S, N, D]`.
         truth: draws from the true distribution, `[S, N, D]`.
         modes: `[N, K, D]`; NaN where there are fewer than `K`.
-        radius: of a mode's neighbourhood.
+        radius: of a mode's neighbourhood, one for all or `[N]`.
     """
     there = modes.isfinite().all(-1)
     found = mass_near(samples, modes, radius) >= 0.5 * mass_near(truth, modes, radius)

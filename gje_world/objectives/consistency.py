@@ -13,8 +13,9 @@ from gje_world.objectives.objective import Objective
 class Consistency(Objective):
     """Squared error between the belief's mean and the target.
 
-    With its defaults this is the objective of TD-MPC2 (Hansen et al., 2024, eq. 3): a stop-gradient on the
-    target, and, in the world model, embeddings bounded to simplices, keep it from collapsing.
+    With its defaults this is after TD-MPC2 (Hansen et al., 2024, eq. 3): a stop-gradient on the target, and,
+    in the world model, embeddings bounded to simplices, keep it from collapsing. Unlike there, each step of
+    a sequence is predicted from the embedding of the frame before, as all objectives here are learnt.
 
     Arguments:
         common: options of every objective.

@@ -6,6 +6,8 @@ Each rank holds its own share of the batch, all of one size. Gradients are avera
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional as dist_functional
@@ -36,12 +38,12 @@ def agree(x: Tensor) -> Tensor:
     return x
 
 
-def moments(z: Tensor) -> tuple[Tensor, Tensor]:
+def moments(z: Tensor, over_ranks: Callable[[Tensor], Tensor] = mean_over_ranks) -> tuple[Tensor, Tensor]:
     """Mean `[D]` and biased covariance `[D, D]` of `z [..., D]` over all leading dimensions and ranks."""
     z = z.flatten(0, -2)
-    mean = mean_over_ranks(z.mean(0))
+    mean = over_ranks(z.mean(0))
     centred = z - mean
-    return mean, mean_over_ranks(centred.mT @ centred / z.shape[0])
+    return mean, over_ranks(centred.mT @ centred / z.shape[0])
 
 
 def cholesky(covariance: Tensor, ridge: float = RIDGE) -> Tensor:

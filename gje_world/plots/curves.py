@@ -26,8 +26,9 @@ _LOSS_TITLES = {
     "loss/marginal": "marginal term",
     "loss/reward": "reward",
     "loss/value": "value",
+    "loss/termination": "terminal states",
     "loss/policy": "policy",
-    "grad_norm": "gradient norm",
+    "loss/grad_norm": "gradient norm",
 }
 
 
@@ -112,7 +113,7 @@ def collapse_gauges(rows: Rows) -> Figure | None:
         "effective rank of the embeddings": ("train", "embedding/effective_rank"),
         "belief NLL (nats per dimension)": ("train", "belief/nll"),
         "mean predicted std": ("train", "belief/std"),
-        "predicted std along the plan": ("episode", "planner/uncertainty"),
+        "predicted std of the next embedding": ("episode", "planner/uncertainty"),
     }
     coverages = {0.5: "belief/coverage_50", 0.9: "belief/coverage_90"}
     named = [("train", name) for name in coverages.values()] + list(panels.values())

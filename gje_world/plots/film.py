@@ -38,7 +38,7 @@ def write_film(
     Arguments:
         path: the file to write; missing parents are made.
         frames: uint8 `[T, H, W, 3]`, one an agent step.
-        uncertainty: `[T]`, the standard deviation the planner predicted along its plan at each step; drawn in
+        uncertainty: `[T]`, the standard deviation predicted for the next embedding at each step; drawn in
             a strip under the frames, bold up to the moment shown.
         rewards: `[T]`, drawn in a second strip.
         fps: frames a second of the film.

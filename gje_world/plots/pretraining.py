@@ -12,14 +12,15 @@ import yaml
 from matplotlib.figure import Figure
 
 from gje_world.plots import curves
-from gje_world.plots.page import Page, Section, Tile, render
-from gje_world.plots.report import PIXELS_PER_INCH, REFRESH_SECONDS, png
+from gje_world.plots.page import Page, Tile, render
+from gje_world.plots.report import figure_section
 from gje_world.plots.style import BLUE, ORANGE, PALETTE, frames_axis, styled
 from gje_world.training.atomic import replacing
 from gje_world.training.metrics import read_metrics
 from gje_world.training.run_directory import read_config
 
 Rows = Sequence[Mapping[str, Any]]
+REFRESH_SECONDS = 30
 SCORES = {
     "eval/linear_accuracy": "linear probe, accuracy",
     "eval/knn_accuracy": "nearest neighbours, accuracy",
@@ -132,17 +133,12 @@ def write_report(run_dir: Path | str, *, running: bool = False) -> Path:
     """
     run_dir = Path(run_dir)
     config, rows = read_config(run_dir), read_metrics(run_dir / "metrics.jsonl")
-    sections = []
-    for name, title, caption, draw in FIGURES:
-        figure = draw(rows)
-        if figure is None and name == "calibration":
-            continue  # a method without beliefs
-        image = None if figure is None else png(figure)
-        if image is not None:
-            with replacing(run_dir / "plots" / f"{name}.png") as temporary:
-                temporary.write_bytes(image)
-        width = 0 if figure is None else round(figure.get_figwidth() * PIXELS_PER_INCH)
-        sections.append(Section(title, caption, "Nothing measured yet.", image, width))
+    drawn = [(name, title, caption, draw(rows)) for name, title, caption, draw in FIGURES]
+    sections = [
+        figure_section(run_dir / "plots" / f"{name}.png", title, caption, figure)
+        for name, title, caption, figure in drawn
+        if figure is not None or name != "calibration"  # which a method without beliefs has not
+    ]
     step = max((row["step"] for row in rows), default=0)
     total = config["engine"]["updates"]
     method, data = config["method"]["name"], config["data"]["name"]

@@ -21,8 +21,8 @@ from gje_world.training.run_directory import RunDirectoryError, read_config
 
 Rows = Sequence[Mapping[str, Any]]
 
-REFRESH_SECONDS = 30
-PIXELS_PER_INCH = 125  # of a figure on the page: text has one size in all of them
+_REFRESH_SECONDS = 30
+_PIXELS_PER_INCH = 125  # of a figure on the page: text has one size in all of them
 
 # file name, title, caption, function
 _FIGURES: tuple[tuple[str, str, str, Callable[[Rows], Figure | None]], ...] = (
@@ -72,15 +72,10 @@ def write_report(run_dir: Path | str, *, running: bool = False) -> Path:
     config = read_config(run_dir)
     rows = read_metrics(run_dir / "metrics.jsonl")
     (run_dir / "plots").mkdir(exist_ok=True)
-    sections = []
-    for name, title, caption, draw in _FIGURES:
-        figure = draw(rows)
-        image = None if figure is None else png(figure)
-        if image is not None:
-            with replacing(run_dir / "plots" / f"{name}.png") as temporary:
-                temporary.write_bytes(image)
-        width = 0 if figure is None else round(figure.get_figwidth() * PIXELS_PER_INCH)
-        sections.append(Section(title, caption, "Nothing measured yet.", image, width))
+    sections = [
+        figure_section(run_dir / "plots" / f"{name}.png", title, caption, draw(rows))
+        for name, title, caption, draw in _FIGURES
+    ]
     sections.insert(1, _film(run_dir, rows))
     step = max((row["step"] for row in rows), default=0)
     total = config.get("steps")
@@ -94,12 +89,23 @@ def write_report(run_dir: Path | str, *, running: bool = False) -> Path:
         tiles=_tiles(rows, step, total),
         sections=sections,
         config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
-        refresh=REFRESH_SECONDS if running else None,
+        refresh=_REFRESH_SECONDS if running else None,
     )
     report = run_dir / "report.html"
     with replacing(report) as temporary:
         temporary.write_text(render(page), encoding="utf-8")
     return report
+
+
+def figure_section(path: Path, title: str, caption: str, figure: Figure | None) -> Section:
+    """The section that shows a figure, which is also written to `path`; None: nothing measured yet."""
+    missing = "Nothing measured yet."
+    if figure is None:
+        return Section(title, caption, missing)
+    image = _png(figure)
+    with replacing(path) as temporary:
+        temporary.write_bytes(image)
+    return Section(title, caption, missing, image, round(figure.get_figwidth() * _PIXELS_PER_INCH))
 
 
 def _tiles(rows: Rows, step: int, total: int) -> list[Tile]:
@@ -128,8 +134,8 @@ def _film(run_dir: Path, rows: Rows) -> Section:
     if not path.is_relative_to((run_dir / "films").resolve()) or not path.is_file():
         return Section(title, f"Evaluation at {row['step']:,} env frames.", "The film is not in films/.")
     caption = (
-        f"One evaluation episode at {row['step']:,} env frames. Beneath it, the standard deviation that the "
-        "planner predicted along its plan."
+        f"One evaluation episode at {row['step']:,} env frames. Beneath it, the standard deviation that was "
+        "predicted for the next embedding."
     )
     return Section(title, caption, missing, path.read_bytes())
 
@@ -143,7 +149,7 @@ def _number(row: Mapping[str, Any] | None, name: str, digits: int = 0) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
-def png(figure: Figure) -> bytes:
+def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=160)
     return buffer.getvalue()

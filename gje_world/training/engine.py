@@ -18,7 +18,7 @@ from gje_world.options import ConfigError, option
 from gje_world.training import random_state
 from gje_world.training.checkpoint import CheckpointError
 from gje_world.training.devices import Precision
-from gje_world.training.means import RunningMeans, not_finite
+from gje_world.training.means import RunningMeans, broken_weights, not_finite
 from gje_world.training.metrics import MetricsLog
 from gje_world.training.progress import TrainingProgress
 from gje_world.training.ranks import from_all_ranks
@@ -202,8 +202,9 @@ class Engine:
             stop.check()
         elif self.update % self.config.log_every == 0:
             signals = [signal for signal in from_all_ranks(stop.signal) if signal]
-            stop.signal = signals[0] if signals else None
-            stop.check()
+            if signals:
+                stop.signal = signals[0]
+                raise Stopped
 
     def learn(self, batches: Iterator[Any]) -> None:
         """One gradient step."""
@@ -246,14 +247,12 @@ class Engine:
         Raises:
             Stopped: someone has asked to stop; nothing has changed then.
         """
-        devices = [self.fabric.device] if self.fabric.device.type == "cuda" else []
         if self.fabric.world_size > 1:
             stop = Stop()  # the others do not look meanwhile: all leave together at the next update
         if self.log is not None:
             self.learner.eval()
             try:
-                with torch.random.fork_rng(devices=devices):
-                    torch.manual_seed(self.seed)
+                with random_state.forked(self.fabric.device, self.seed):
                     row = self.evaluate(self.update, stop)
             finally:
                 self.learner.train()
@@ -267,9 +266,10 @@ class Engine:
         """Write a checkpoint, on the first rank; None on the others.
 
         Raises:
-            NonFiniteError: a loss since the last checkpoint is not finite.
+            NonFiniteError: a loss since the last checkpoint is not finite, or a weight.
         """
         broken = [name for names in from_all_ranks(self.means.broken()) for name in names]
+        broken += broken_weights(self.learner)
         if broken:
             raise not_finite(", ".join(dict.fromkeys(broken)), self.update, self.run.checkpoints)
         ranks = from_all_ranks({"random": random_state.capture(), "means": self.means.state()})

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gje_world.training.checkpoint import CheckpointStore
 
@@ -20,6 +20,11 @@ def not_finite(what: str, step: int, checkpoints: CheckpointStore) -> NonFiniteE
     kept = checkpoints.paths()
     state = f"the last good state is {kept[-1]}" if kept else "no checkpoint had been written yet"
     return NonFiniteError(f"{what} not finite near step {step}; {state}")
+
+
+def broken_weights(module: nn.Module) -> list[str]:
+    """Names of the parameters that are not finite, such as those that the last step has broken."""
+    return [name for name, p in module.named_parameters() if not bool(p.detach().isfinite().all())]
 
 
 class RunningMeans:

@@ -38,14 +38,16 @@ def batch(horizon=3, count=16):
 @pytest.mark.parametrize("target", ["online", "stop_gradient", "momentum"])
 def test_an_update_moves_everything_that_learns(objective, target):
     agent = agent_for(f"objective={objective}", f"objective.target={target}")
+    agent.terminates = True
     before = {name: value.clone() for name, value in agent.named_parameters() if value.requires_grad}
     for _ in range(2):
         metrics = agent.update(batch(), gauges=True)
     assert all(np.isfinite(float(value)) for value in metrics.values())
     parts = {name.split(".")[0] for name in before}
-    assert parts >= {"world", "reward", "critics", "policy"}
+    assert parts >= {"world", "reward", "critics", "policy", "termination"}
     for part in parts:
-        moved = [not torch.equal(p, before[name]) for name, p in agent.named_parameters() if name in before]
+        own = {name: p for name, p in agent.named_parameters() if name.startswith(f"{part}.")}
+        moved = [not torch.equal(p, before[name]) for name, p in own.items() if name in before]
         assert any(moved), part
     if objective == "gmje":
         assert not torch.equal(agent.objective.centres, before["objective.centres"])

@@ -2,57 +2,18 @@
 
 import subprocess
 import sys
-from typing import ClassVar
 
+import dot
 import gymnasium
-import numpy as np
 import pytest
 import torch
+from dot import Dot
 
 import agents
 from agents import train_agent
-from agents.config import TrainConfig
 from agents.online import Online
 from gje_world.training.means import NonFiniteError
 from gje_world.training.metrics import read_metrics
-
-
-class Dot(gymnasium.Env):
-    """A bright dot on a line; the action moves it, the reward is how near it is to the middle."""
-
-    metadata: ClassVar = {"render_modes": ["rgb_array"], "render_fps": 30}
-    render_mode = "rgb_array"
-    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
-    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
-
-    def __init__(self, render_mode="rgb_array", reward=None):
-        self.reward = reward
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.x, self.steps = float(self.np_random.uniform(-1, 1)), 0
-        return np.array([self.x], np.float32), {}
-
-    def step(self, action):
-        self.x = float(np.clip(self.x + 0.2 * action[0], -1, 1))
-        self.steps += 1
-        reward = 1 - abs(self.x) if self.reward is None else self.reward
-        return np.array([self.x], np.float32), reward, False, self.steps >= 20, {}
-
-    def render(self):
-        frame = np.zeros((32, 32, 3), np.uint8)
-        column = round((self.x + 1) / 2 * 27)
-        frame[14:18, column : column + 4] = 255
-        return frame
-
-
-def tiny(run_dir, task):
-    config = TrainConfig(task=task, steps=120, prefill=60, run_dir=str(run_dir), threads=1, log_every=10)
-    config.batch_size, config.world.dim, config.world.hidden, config.agent.hidden = 8, 4, 16, 16
-    config.world.encoder_width, config.env.image_size, config.env.action_repeat = 4, 16, 1
-    config.planner.candidates, config.planner.policy_candidates, config.planner.elites = 16, 4, 4
-    config.evaluation.episodes = config.planner.iterations = 2
-    return config
 
 
 def returns(run_dir):
@@ -61,9 +22,8 @@ def returns(run_dir):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    gymnasium.register("Dot-v0", entry_point=Dot, max_episode_steps=20)
     path = tmp_path_factory.mktemp("own") / "run"
-    train_agent(tiny(path, "gym/Dot-v0"))
+    train_agent(dot.config(path))
     return path
 
 
@@ -75,9 +35,8 @@ def test_a_registered_environment_trains_and_is_evaluated(trained):
 
 
 def test_so_does_one_handed_over_as_a_function(trained, tmp_path):
-    train_agent(
-        tiny(tmp_path / "run", "my-dot"), make=lambda: gymnasium.make("Dot-v0", render_mode="rgb_array")
-    )
+    config = dot.config(tmp_path / "run", task="my-dot")
+    train_agent(config, make=lambda: gymnasium.make("Dot-v0", render_mode="rgb_array"))
     values = [
         [r for r in read_metrics(p / "metrics.jsonl") if r["kind"] == "episode"]
         for p in (trained, tmp_path / "run")
@@ -108,11 +67,11 @@ def test_the_agent_acts_the_same_in_another_process(trained):
 
 def test_a_reward_that_is_not_finite_stops_the_run(tmp_path):
     with pytest.raises(NonFiniteError, match=r"reward of my-dot \(nan\) not finite near step 0; no check"):
-        train_agent(tiny(tmp_path / "run", "my-dot"), make=lambda: Dot(reward=float("nan")))
+        train_agent(dot.config(tmp_path / "run", task="my-dot"), make=lambda: Dot(reward=float("nan")))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(tmp_path, monkeypatch):
-    config = tiny(tmp_path / "run", "my-dot")
+    config = dot.config(tmp_path / "run", task="my-dot")
     config.checkpoint_every = 20
     learn = Online.learn
 

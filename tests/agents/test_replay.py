@@ -214,3 +214,19 @@ def test_the_disk_asked_for_is_what_the_maps_take(tmp_path):
     files = sum(path.stat().st_size for path in tmp_path.iterdir())
     assert files == Replay.disk_bytes(1000, (3, 64, 64), 6)
     assert Replay.disk_bytes(1, (3, 64, 64), 1) < 12_400  # about 12.3 kB a step
+
+
+def test_a_filled_replay_of_another_size_is_refused(tmp_path):
+    recorder = filled(tmp_path, episodes=(30,), capacity=20)
+    recorder.replay.flush()
+    smaller = Replay(tmp_path, 15, 0, FRAME, ACTION, 3)
+    with pytest.raises(ReplayError, match="was filled with 20 slots and cannot have 15"):
+        smaller.load_state(recorder.replay.state())
+
+
+def test_a_black_frame_is_no_sign_of_a_loss(tmp_path):
+    replay = Replay(tmp_path, 10, 0, FRAME, ACTION, 3)
+    replay.start(np.zeros(FRAME, np.uint8))
+    state = replay.state()
+    replay.load_state(state)
+    assert replay.state() == state

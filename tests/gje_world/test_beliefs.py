@@ -177,3 +177,25 @@ def test_a_point_belief_is_all_at_its_mean_and_has_no_density():
 def test_an_unknown_belief_is_named_with_those_there_are():
     with pytest.raises(ValueError, match="ensemble; got 'cauchy'"):
         make_head("cauchy", features=8, dim=4)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["diagonal", "low_rank", "full", "full_covariance", "spectral", "mixture", "student_t", "ensemble"],
+)
+def test_a_finite_resolution_leaves_the_spread_that_is_learnt_as_it_is(name):
+    """Where targets have a standard deviation of 0.3, at a resolution as coarse."""
+    torch.manual_seed(0)
+    head = make_head(name, features=1, dim=2, log_std_bounds=(-5.0, 1.5))
+    optimizer = torch.optim.Adam(head.parameters(), lr=1e-2)
+    ones = torch.ones(512, 1)
+    for update in range(400):
+        for group in optimizer.param_groups:
+            group["lr"] = 3e-2 * (1 - update / 400)
+        loss = -head(ones).learning_log_prob(1.0 + 0.3 * torch.randn(512, 2), resolution=0.3).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        found = head(ones[:1]).variance.sqrt()
+    torch.testing.assert_close(found, torch.full_like(found, 0.3), rtol=0.1, atol=0)

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from gje_world.data import random_shift
+from gje_world.data.augment import _by_indices, _by_slices
 
 
 def shift_of(output, image, pad):
@@ -34,6 +35,13 @@ def test_every_sequence_is_one_crop_of_its_edge_padded_frames(dtype, pad, height
     assert all(
         shift_of(after, before, pad) is not None for after, before in zip(shifted, images, strict=True)
     )
+
+
+@pytest.mark.parametrize("shape", [(20, 3, 2, 9, 6), (5, 7, 7)])
+def test_looking_up_each_pixel_gives_the_same(shape):
+    images = torch.randint(0, 256, shape, dtype=torch.uint8)
+    offsets = torch.randint(-3, 4, (len(images), 2))
+    assert torch.equal(_by_indices(images, offsets), _by_slices(images, offsets))
 
 
 def test_all_shifts_up_to_the_pad_occur_equally_often():

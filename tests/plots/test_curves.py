@@ -101,7 +101,7 @@ def test_the_probe_has_a_panel_for_each_observable() -> None:
 
 
 def test_losses_have_a_panel_each() -> None:
-    rows = [_row("train", 5, loss__total=1.0, loss__value=2.0, grad_norm=None)]
+    rows = [_row("train", 5, loss__total=1.0, loss__value=2.0, loss__grad_norm=None)]
     figure = curves.losses(rows)
     assert _titles(figure) == ["total", "value", "gradient norm"]
 

@@ -159,6 +159,12 @@ def test_what_is_not_finite_stops_the_run_at_the_last_good_state(tmp_path):
     assert all(path.name < "step_000000021" for path in (tmp_path / "checkpoints").iterdir())
 
 
+def test_weights_that_the_last_step_broke_reach_no_checkpoint(tmp_path):
+    with pytest.raises(NonFiniteError, match=r"layers.0.weight not finite near step 20; .*step_000000010"):
+        run(tmp_path, Noisy(poison=19))
+    assert run(tmp_path, Noisy()).finished
+
+
 def test_another_model_is_refused(tmp_path):
     run(tmp_path, Noisy(), updates=10)
     other = Noisy()

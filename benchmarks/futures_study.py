@@ -1,0 +1,111 @@
+"""What keeps a two-way branch in the embedding? The encoder is learnt in several ways, the rest in one.
+
+With each encoder held fixed, the same mixture belief is fitted to its embeddings and scored by the
+multiple-futures benchmark. A study that was stopped goes on where its CSV ends.
+
+    python benchmarks/futures_study.py --csv results/futures_study.csv --plot results/futures_study.png
+"""
+
+from __future__ import annotations
+
+import csv
+import time
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from measure import parser, write_csv
+from rich.progress import Progress
+
+from gje_world.data.worlds import make_world
+from gje_world.evaluation.futures import ask, score
+from gje_world.evaluation.futures_training import Recipe, VideoPredictor, learn
+from gje_world.plots.style import styled
+from gje_world.training.devices import keep_freed_memory, set_threads
+
+ENCODERS: dict[str, Recipe] = {
+    "random": Recipe(encoder="random"),
+    "dynamics": Recipe(encoder="dynamics", encoder_resolution=0.1),
+    "dynamics, resolution 0.5": Recipe(encoder="dynamics", encoder_resolution=0.5),
+    "dynamics, marginal weight 10": Recipe(
+        encoder="dynamics", encoder_resolution=0.1, objective={"marginal_weight": 10.0}
+    ),
+    "dynamics, SIGReg": Recipe(
+        encoder="dynamics", encoder_resolution=0.1, objective={"marginal": "sigreg", "marginal_weight": 10.0}
+    ),
+    "dynamics, 2 frames": Recipe(encoder="dynamics", encoder_resolution=0.1, frame_stack=2),
+    "dynamics, 4 steps": Recipe(encoder="dynamics", encoder_resolution=0.1, unroll=4),
+    "dynamics, stop-gradient": Recipe(
+        encoder="dynamics", encoder_resolution=0.1, objective={"target": "stop_gradient"}
+    ),
+    "views": Recipe(),
+}
+SHOWN = {
+    "probe_rmse": "probe error",
+    "recall": "recall",
+    "precision": "precision",
+    "total_variation": "total variation",
+    "energy_ratio_5": "energy score / oracle's",
+}
+KEY = ("world", "encoder", "seed")
+
+
+@styled
+def draw(rows: list[dict[str, str]], path: Path) -> None:
+    """A panel for each score, a bar for each encoder, a point for each seed."""
+    figure = Figure(figsize=(11, 3.0), layout="constrained")
+    for panel, (name, label) in zip(figure.subplots(1, len(SHOWN), sharey=True), SHOWN.items(), strict=True):
+        for place, encoder in enumerate(ENCODERS):
+            found = [float(row[name]) for row in rows if row["encoder"] == encoder]
+            if found:
+                panel.barh(place, sum(found) / len(found), 0.7, color="C0", alpha=0.5)
+                panel.plot(found, [place] * len(found), ".", color="C0")
+        panel.set_yticks(range(len(ENCODERS)), list(ENCODERS))
+        panel.set_title(label)
+    panel.invert_yaxis()
+    figure.savefig(path, dpi=100)
+
+
+def main() -> None:
+    """Learn and score what is not yet done, print each row, and write table and figure where asked."""
+    options = parser(__doc__)
+    options.add_argument("--plot", type=Path, help="also draw the figure here")
+    options.add_argument("--world", default="junction_2")
+    options.add_argument("--seeds", type=int, default=1)
+    options.add_argument("--only", nargs="*", help="some of the encoders")
+    options.add_argument("--threads", type=int, help="CPU threads; torch's choice if left out")
+    arguments = options.parse_args()
+    keep_freed_memory()
+    set_threads(arguments.threads)
+    rows: list[dict] = []
+    if arguments.csv is not None and arguments.csv.exists():
+        with arguments.csv.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    done = {tuple(row[name] for name in KEY) for row in rows}
+    world = make_world(arguments.world, 32)
+    question = ask(world)
+    with Progress() as progress:
+        for seed in range(1, arguments.seeds + 1):
+            for encoder in arguments.only or ENCODERS:
+                cell = dict(zip(KEY, (arguments.world, encoder, str(seed)), strict=True))
+                if tuple(cell.values()) in done:
+                    continue
+                recipe = ENCODERS[encoder]
+                total = recipe.encoder_updates * (recipe.encoder != "random") + recipe.updates
+                bar = progress.add_task(f"{encoder}, seed {seed}", total=total)
+                start = time.process_time()
+                model = learn(world, recipe, seed, lambda bar=bar: progress.advance(bar))
+                seconds = time.process_time() - start
+                torch.manual_seed(0)
+                measured = score(world, VideoPredictor(model), question).row
+                told = {name: f"{value:.4g}" for name, value in measured.items() if value is not None}
+                rows.append(cell | told | {"training_cpu_seconds": f"{seconds:.0f}"})
+                progress.console.print("  ".join(rows[-1].values()), highlight=False)
+                if arguments.csv is not None:
+                    write_csv(arguments.csv, rows)
+    if arguments.plot is not None:
+        draw(rows, arguments.plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""How good are beliefs several steps ahead? Likelihood, energy score, regions, ranks, sharpness by step."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gje_world.beliefs import Belief, CovarianceGaussian
+from gje_world.evaluation.scores import coverage_error, energy_score
+from gje_world.objectives.statistics import cholesky
+from gje_world.objectives.statistics import moments as batch_moments
+
+
+class Foresight(NamedTuple):
+    """Scores at each of `H` steps ahead, all of held-out embeddings; likelihoods in nats per dimension."""
+
+    nll: Tensor  # [H]
+    marginal_nll: Tensor  # [H], of the embeddings' own Gaussian, which knows nothing of the past
+    energy: Tensor  # [H], energy score, in embedding units
+    mass: Tensor  # [H, N], of the smallest region that holds what happened: uniform if calibrated
+    ranks: Tensor  # [H, N, D], of what happened among draws, in [0, 1] for each dimension: likewise (PIT)
+    sharpness: Tensor  # [H], mean standard deviation
+
+    @property
+    def coverage_errors(self) -> Tensor:
+        """How far regions of 50, 90 and 95 % are from holding that share, `[H, 3]`."""
+        return torch.stack([coverage_error(mass) for mass in self.mass])
+
+    @property
+    def horizon(self) -> int:
+        """Steps ahead up to which the belief is better than the marginal Gaussian."""
+        better = (self.nll < self.marginal_nll).tolist()
+        return better.index(False) if False in better else len(better)
+
+
+def marginal_gaussian(z: Tensor) -> CovarianceGaussian:
+    """The Gaussian of mean and covariance of the embeddings `z [..., D]`."""
+    mean, covariance = batch_moments(z)
+    return CovarianceGaussian(mean, cholesky(covariance))
+
+
+@torch.no_grad()
+def foresight(beliefs: list[Belief], futures: Tensor, target: Tensor, marginal: Belief) -> Foresight:
+    """Scores of `beliefs`, one a step, whose batch shape is `[N]`.
+
+    Arguments:
+        futures: draws from them, `[H, S, N, D]`.
+        target: what happened, `[H, N, D]`.
+        marginal: of all embeddings.
+    """
+    dim = target.shape[-1]
+    pairs = list(zip(beliefs, target, strict=True))
+    return Foresight(
+        nll=torch.stack([-belief.log_prob(z).mean() / dim for belief, z in pairs]),
+        marginal_nll=torch.stack([-marginal.log_prob(z).mean() / dim for z in target]),
+        energy=torch.stack([energy_score(f, z).mean() for f, z in zip(futures, target, strict=True)]),
+        mass=torch.stack([belief.coverage(z) for belief, z in pairs]),
+        ranks=(futures < target.unsqueeze(1)).float().mean(1),
+        sharpness=torch.stack([belief.variance.sqrt().mean() for belief in beliefs]),
+    )

@@ -1,0 +1,207 @@
+"""The multiple-futures benchmark: does a predictor know which futures there are, and how likely each is?
+
+Everything is scored in the world's own variables, read from embeddings by a probe, so that an encoder that
+makes the open question invisible is found out. `docs/futures_card.md` defines worlds, protocol and scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from gje_world.data.world import World
+from gje_world.evaluation.futures_scores import (
+    central_coverage_error,
+    mode_radius,
+    nll_gap,
+    rank_pit,
+    total_variation,
+)
+from gje_world.evaluation.reading import Reading, fit_reading
+from gje_world.evaluation.scores import LEVELS, energy_score, mass_near
+
+CONTEXT = 5  # frames a predictor sees, the last of them the one after which it is open what happens
+HORIZON = 5  # steps ahead
+DRAWS = 100  # of each context, for the energy score and the calibration
+MODE_CONTEXTS, MODE_DRAWS = 256, 1000  # of the scores of modes
+PROBE_EPISODES = 1500  # a fifth of them tells the probe's error
+SEED = 20_311  # frozen: the same contexts for every predictor, and for none of them seen in training
+CHUNK = 64  # contexts predicted at once
+
+Rows = dict[str, Any]
+
+
+class Predictor(Protocol):
+    """What the benchmark asks of a predictor. Any class with these two functions will do."""
+
+    def embed(self, frames: Tensor) -> Tensor:
+        """Embeddings `[B, T', D]` of the last `T'` frames of uint8 `frames [B, T, C, H, W]`."""
+
+    def sample(self, context: Tensor, horizon: int, count: int) -> Tensor:
+        """Sampled embeddings `[count, horizon, B, D]` of the frames after uint8 `context [B, T, C, H, W]`."""
+
+
+@dataclass(frozen=True)
+class Functions:
+    """A :class:`Predictor` of two functions."""
+
+    embed: Callable[[Tensor], Tensor]
+    sample: Callable[[Tensor, int, int], Tensor]
+
+
+@dataclass(frozen=True)
+class Question:
+    """Contexts `B` after which the true law is known, and what happened after each."""
+
+    frames: Tensor  # uint8 [B, CONTEXT + HORIZON, C, H, W]
+    states: np.ndarray  # [B, S] at the last frame of the context
+    values: Tensor  # [H, B, V] the scored variables of what happened
+    truth: Tensor  # [DRAWS, H, B, V] draws from the true law
+    places: Tensor | None  # [H, B, K, V] of the ways, and their probabilities [K]; None: not few
+    probabilities: Tensor | None
+
+    @property
+    def context(self) -> Tensor:
+        return self.frames[:, :CONTEXT]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the benchmark found of one predictor in one world: at the last step, at the first, at each."""
+
+    row: dict[str, float | None]
+    steps: dict[str, list[float]]  # each score that has one at every step ahead
+    pit: Tensor  # [H, N]
+
+
+def ask(world: World, seed: int = SEED, contexts: int | None = None) -> Question:
+    """Held-out contexts of a world that end where it is open what happens; None: as many as it has."""
+    contexts = contexts or world.contexts
+    generator = np.random.default_rng([seed, 0])
+    frames, states = world.generate(generator, contexts, world.latest_decision + 1 + HORIZON)
+    window = world.decision(states)[:, None] + np.arange(1 - CONTEXT, HORIZON + 1)
+    rows = np.arange(contexts)[:, None]
+    here = states[rows, window]  # [B, CONTEXT + HORIZON, S]
+    fork = here[:, CONTEXT - 1]
+    branches = world.branches(fork, HORIZON)
+    return Question(
+        frames=torch.from_numpy(frames[rows, window]),
+        states=fork,
+        values=torch.from_numpy(world.readable(here[:, CONTEXT:])).movedim(0, 1),
+        truth=torch.from_numpy(world.readable(world.sample_futures(fork, HORIZON, DRAWS, generator))),
+        places=None if branches is None else torch.from_numpy(branches.places),
+        probabilities=None if branches is None else torch.from_numpy(branches.probabilities),
+    )
+
+
+@torch.no_grad()
+def fit_probe(
+    world: World, predictor: Predictor, seed: int = SEED, episodes: int = PROBE_EPISODES
+) -> Reading:
+    """The probe of a predictor's embeddings, fitted on episodes that nothing else is trained or scored on."""
+    generator = np.random.default_rng([SEED, 1])
+    frames, states = world.generate(generator, PROBE_EPISODES, world.latest_decision + 1 + HORIZON)
+    z = torch.cat([predictor.embed(part) for part in torch.from_numpy(frames).split(CHUNK)]).float().cpu()
+    y = torch.from_numpy(world.readable(states[:, -z.shape[1] :]))
+    test = PROBE_EPISODES // 5
+    pairs = ((z[rows].flatten(0, 1), y[rows].flatten(0, 1)) for rows in (slice(test, None), slice(test)))
+    (z_fit, y_fit), (z_test, y_test) = pairs
+    return fit_reading(z_fit, y_fit, z_test, y_test)
+
+
+@torch.no_grad()
+def score(world: World, predictor: Predictor, question: Question | None = None) -> Scores:
+    """Scores a predictor in a world. Same predictor, same scores: all seeds but its own are frozen.
+
+    Arguments:
+        question: of `ask(world)`, where it is at hand; the same for all predictors of a world.
+    """
+    question = question or ask(world)
+    reading = fit_probe(world, predictor)
+
+    def draw(part: slice, count: int) -> Tensor:
+        return reading(predictor.sample(question.context[part], HORIZON, count).float().cpu())
+
+    happened = torch.cat(
+        [reading(predictor.embed(part)[:, -HORIZON:].float().cpu()) for part in question.frames.split(CHUNK)]
+    ).movedim(0, 1)
+    return score_draws(question, draw, happened, reading.rmse)
+
+
+@torch.no_grad()
+def score_oracle(world: World, question: Question | None = None) -> Scores:
+    """The scores of the true law itself, by the same number of draws: what a perfect predictor gets."""
+    question = question or ask(world)
+    generator = np.random.default_rng([SEED, 2])
+
+    def draw(part: slice, count: int) -> Tensor:
+        drawn = world.sample_futures(question.states[part], HORIZON, count, generator)
+        return torch.from_numpy(world.readable(drawn))
+
+    return score_draws(question, draw, question.values, probe_rmse=0.0)
+
+
+def score_draws(
+    question: Question, draw: Callable[[slice, int], Tensor], happened: Tensor, probe_rmse: float
+) -> Scores:
+    """Scores of draws in the world's variables.
+
+    Arguments:
+        draw: `draw(part, count)` gives `[count, H, b, V]` for a slice of the question's contexts.
+        happened: `[H, B, V]`, what the probe reads from the frames that did follow.
+        probe_rmse: the probe's error.
+    """
+    contexts = len(question.states)
+    drawn = torch.cat([draw(part, DRAWS) for part in _slices(contexts)], 2)  # [DRAWS, H, B, V]
+    pit = rank_pit(drawn, happened, Generator().manual_seed(SEED)).flatten(1)
+    mine, best = (
+        torch.stack([energy_score(draws[:, h], question.values[h]).mean() for h in range(HORIZON)])
+        for draws in (drawn, question.truth)
+    )
+    coverage = torch.stack([central_coverage_error(step, LEVELS) for step in pit])  # [H, levels]
+    steps = {"energy": mine.tolist(), "energy_ratio": (mine / best).tolist()}
+    steps |= {f"coverage_error_{100 * level:.0f}": coverage[:, i].tolist() for i, level in enumerate(LEVELS)}
+    steps |= _mode_scores(question, draw, probe_rmse)
+    row: dict[str, float | None] = {"probe_rmse": probe_rmse}
+    for name in ("recall", "precision", "total_variation", "nll_gap"):
+        row[name] = steps[name][-1] if name in steps else None
+    row["entropy"] = None
+    if question.probabilities is not None:
+        row["entropy"] = float(torch.special.entr(question.probabilities).sum())
+    for name in ("energy", "energy_ratio"):
+        row[f"{name}_1"], row[f"{name}_{HORIZON}"] = steps[name][0], steps[name][-1]
+    for level in LEVELS:
+        name = f"coverage_error_{100 * level:.0f}"
+        row[f"{name}_1"], row[f"{name}_{HORIZON}"] = steps[name][0], steps[name][-1]
+    return Scores(row, steps, pit)
+
+
+def _mode_scores(
+    question: Question, draw: Callable[[slice, int], Tensor], probe_rmse: float
+) -> dict[str, list[float]]:
+    """Scores of modes at each step ahead; none where the law is not of a few ways."""
+    if question.places is None or question.probabilities is None:
+        return {}
+    count = min(MODE_CONTEXTS, len(question.states))
+    drawn = torch.cat([draw(part, MODE_DRAWS) for part in _slices(count)], 2)
+    found: dict[str, list[float]] = {
+        name: [] for name in ("recall", "precision", "total_variation", "nll_gap")
+    }
+    for h in range(HORIZON):
+        modes, truth = question.places[h, :count], question.truth[:, h, :count]
+        radius = mode_radius(truth, modes, probe_rmse)
+        mass = mass_near(drawn[:, h], modes, radius)
+        found["recall"].append(float((mass >= 0.5 * question.probabilities).float().mean()))
+        found["precision"].append(float(mass.sum(-1).mean()))
+        found["total_variation"].append(float(total_variation(mass, question.probabilities).mean()))
+        found["nll_gap"].append(float(nll_gap(mass, question.probabilities, MODE_DRAWS).mean()))
+    return found
+
+
+def _slices(count: int) -> list[slice]:
+    return [slice(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]

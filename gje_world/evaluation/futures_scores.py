@@ -1,0 +1,76 @@
+"""Scores of sampled futures in the variables of a world of known law; defined in `docs/futures_card.md`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+REACH = 2.5  # of a mode, in root mean squared distances from its place
+CLEAR = 0.49  # of the way to the nearest other mode: none holds the middle between two
+
+
+def mode_radius(truth: Tensor, modes: Tensor, probe_rmse: float) -> Tensor:
+    r"""How far from its place `[B]` a mode reaches.
+
+    .. math:: \min\big(2.5 \sqrt{s^2 + e^2},\; 0.49 \min_{j \ne k} |m_j - m_k|\big)
+
+    with `s` the true draws' root mean squared distance from the nearest mode and `e` the probe's error. No
+    two modes overlap, so a probe too coarse to tell them apart costs precision, and cannot win recall.
+
+    Arguments:
+        truth: draws from the true law, `[S, B, V]`.
+        modes: `[B, K, V]`.
+        probe_rmse: `e`, root mean squared distance of what the probe reads from what is so.
+    """
+    spread = torch.cdist(truth.movedim(0, 1), modes).min(-1).values.square().mean(-1)  # [B]
+    apart = torch.cdist(modes, modes) + torch.diag(modes.new_full((modes.shape[1],), torch.inf))
+    return torch.minimum(REACH * (spread + probe_rmse**2).sqrt(), CLEAR * apart.amin((-2, -1)))
+
+
+def total_variation(mass: Tensor, probabilities: Tensor) -> Tensor:
+    r"""Between the shares of the modes in what fell on any and their true probabilities `[K]`; `[B]`.
+
+    .. math:: 1 - \sum_k \min(\hat p_k, p_k)
+
+    It is 1 where nothing fell on any mode.
+
+    Arguments:
+        mass: of each mode, `[B, K]` (`gje_world.evaluation.scores.mass_near`).
+    """
+    share = mass / mass.sum(-1, keepdim=True).clamp(min=torch.finfo(mass.dtype).tiny)
+    return 1 - torch.minimum(share, probabilities).sum(-1)
+
+
+def nll_gap(mass: Tensor, probabilities: Tensor, count: int) -> Tensor:
+    r"""How much worse a predictor encodes the way taken than the truth does, in nats, `[B]`.
+
+    .. math:: \mathrm{KL}(p \,\|\, \hat p), \qquad \hat p_k = (n_k + \tfrac12) / (n + \tfrac K2)
+
+    with `n_k` of `n` draws on mode `k` (the estimate of Krichevsky and Trofimov, 1981, finite also where a
+    mode was never drawn).
+
+    Arguments:
+        mass: `[B, K]`, as for `total_variation`.
+        count: of the draws that the masses are shares of.
+    """
+    hits = mass * count
+    share = (hits + 0.5) / (hits.sum(-1, keepdim=True) + 0.5 * len(probabilities))
+    return (probabilities * (probabilities.log() - share.log())).sum(-1)
+
+
+def rank_pit(samples: Tensor, value: Tensor, generator: Generator) -> Tensor:
+    """Probability integral transform of `value [...]` among `samples [S, ...]`, each number on its own.
+
+    Uniform in [0, 1] where values and samples are of one distribution: ties are broken at random, and so is
+    the place between two samples.
+    """
+    below = (samples < value).sum(0)
+    ties = (samples == value).sum(0) + 1
+    return (below + ties * torch.rand(value.shape, generator=generator)) / (len(samples) + 1)
+
+
+def central_coverage_error(pit: Tensor, levels: tuple[float, ...]) -> Tensor:
+    """How far the share of values in the central intervals is from their probability, `[len(levels)]`."""
+    nominal = torch.tensor(levels)
+    mass = (2 * pit.flatten() - 1).abs()
+    return ((mass[:, None] <= nominal).float().mean(0) - nominal).abs()

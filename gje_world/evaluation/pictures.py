@@ -1,0 +1,43 @@
+"""How alike are decoded futures and what was seen? PSNR and SSIM of the mean, and of the best of several."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+
+@torch.no_grad()
+def picture_scores(mean: Tensor, samples: Tensor, truth: Tensor) -> dict[str, Tensor]:
+    """PSNR (dB) and SSIM at each of `H` steps ahead, `[H]`: of the mean, and of the best of `S` samples.
+
+    Arguments:
+        mean: uint8 `[H, N, C, h, w]`.
+        samples: uint8 `[H, S, N, C, h, w]`.
+        truth: uint8 `[H, N, C, h, w]`.
+    """
+    found = {}
+    for name, score in (("psnr", psnr), ("ssim", ssim)):
+        found[name] = torch.stack([score(a, b).mean() for a, b in zip(mean, truth, strict=True)])
+        best = [
+            torch.stack([score(sample, b) for sample in drawn]).amax(0).mean()
+            for drawn, b in zip(samples, truth, strict=True)
+        ]
+        found[f"best_{name}"] = torch.stack(best)
+    return found
+
+
+def psnr(pictures: Tensor, truth: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in decibels of uint8 `[N, C, h, w]`, `[N]`."""
+    return peak_signal_noise_ratio(
+        pictures.float(), truth.float(), data_range=255.0, dim=(1, 2, 3), reduction="none"
+    )
+
+
+def ssim(pictures: Tensor, truth: Tensor) -> Tensor:
+    """Structural similarity of uint8 `[N, C, h, w]`, `[N]`."""
+    found = structural_similarity_index_measure(
+        pictures.float(), truth.float(), data_range=255.0, reduction="none"
+    )
+    assert isinstance(found, Tensor)
+    return found

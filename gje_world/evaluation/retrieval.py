@@ -1,0 +1,25 @@
+"""Retrieval: does a belief find its own future among the futures of others?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gje_world.beliefs import Belief
+
+
+@torch.no_grad()
+def retrieval_ranks(belief: Belief, target: Tensor) -> Tensor:
+    """Rank `[N]`, from 1, of each row's own target by its belief's density, among the targets of all rows.
+
+    Arguments:
+        belief: of batch shape `[N]`.
+        target: `[N, D]`.
+    """
+    density = torch.stack([belief.log_prob(z.expand_as(target)) for z in target])  # [candidate, N]
+    return (density > density.diagonal()).sum(0) + 1
+
+
+def mean_reciprocal_rank(ranks: Tensor) -> Tensor:
+    """Mean of one over the rank, a scalar in (0, 1]."""
+    return ranks.float().reciprocal().mean()

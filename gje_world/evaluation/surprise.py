@@ -1,0 +1,76 @@
+"""Surprise: does what cannot happen come out less likely than what does?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import binary_auroc
+
+from gje_world.video_model import VideoModel
+
+Event = Callable[[Tensor, Tensor], Tensor]
+
+
+def teleport(frames: Tensor, background: Tensor) -> Tensor:
+    """All is at once where it is in another clip."""
+    return frames[:, -1].roll(1, 0)
+
+
+def vanishing(frames: Tensor, background: Tensor) -> Tensor:
+    """What moves is gone."""
+    return background.expand_as(frames[:, -1])
+
+
+def reversed_time(frames: Tensor, background: Tensor) -> Tensor:
+    """The film turns round: in place of the next frame comes the one before the last."""
+    return frames[:, -3]
+
+
+EVENTS: dict[str, Event] = {
+    "teleport": teleport,
+    "vanishing": vanishing,
+    "reversed_time": reversed_time,
+}
+"""What replaces the last of uint8 `frames [N, T, C, H, W]`, given the `background [C, H, W]`."""
+
+
+@torch.no_grad()
+def surprise(model: VideoModel, frames: Tensor, actions: Tensor) -> Tensor:
+    """Minus the log-density `[N]`, in nats per dimension, of the last embedding of clips.
+
+    Arguments:
+        frames: uint8 `[N, T, C, H, W]`.
+        actions: `[N, T-1, A]`.
+    """
+    z = model.embed(frames)
+    actions = actions[:, model.frame_stack - 1 :]
+    return -model.believe(z[:, :-1], actions).log_prob(z[:, -1]) / model.dim
+
+
+@torch.no_grad()
+def surprise_auroc(model: VideoModel, frames: Tensor, actions: Tensor) -> dict[str, float]:
+    """Area under the ROC curve of `surprise` for each impossible event against what happened, and for all.
+
+    Arguments:
+        frames: uint8 `[N, T, C, H, W]`, of `N` clips.
+        actions: `[N, T-1, A]`.
+    """
+    background = frames.flatten(0, 1).float().median(0).values.to(torch.uint8)
+    possible = surprise(model, frames, actions)
+    found, impossible = {}, []
+    for name, event in EVENTS.items():
+        changed = torch.cat([frames[:, :-1], event(frames, background).unsqueeze(1)], 1)
+        impossible.append(surprise(model, changed, actions))
+        found[name] = auroc(possible, impossible[-1])
+    return found | {"all": auroc(possible, torch.cat(impossible))}
+
+
+def auroc(negative: Tensor, positive: Tensor) -> float:
+    """Area under the ROC curve of scores that should be higher for the positive ones."""
+    scores = torch.cat([negative, positive])
+    truth = torch.cat([torch.zeros(len(negative)), torch.ones(len(positive))]).long().to(scores.device)
+    # scores that are no probabilities would be put through a sigmoid, which rounds large ones together
+    _, places = scores.unique(return_inverse=True)
+    return float(binary_auroc(places / len(scores), truth))

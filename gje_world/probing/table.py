@@ -1,0 +1,71 @@
+"""Tables of results on disk: CSV to go on from, Markdown to read."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gje_world.training.atomic import replacing
+
+Row = dict[str, Any]
+
+
+def read_rows(path: Path, kinds: Mapping[str, Callable[[str], Any]]) -> list[Row]:
+    """Rows of a table so far, an empty cell as None; none where there is no file.
+
+    Arguments:
+        kinds: what makes a value of a cell, by column; of those not named, `float`.
+    """
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [
+            {name: kinds.get(name, float)(cell) if cell else None for name, cell in row.items()}
+            for row in csv.DictReader(file)
+        ]
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """All rows anew, so that a kill leaves the table with or without the last one, never half of it.
+
+    A column that some rows lack is empty in theirs.
+    """
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def markdown(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
+    """The rows as a Markdown table; numbers with three digits, the best of a column in bold.
+
+    Arguments:
+        columns: titles by name. One that ends in "↑" or "↓" says which way is better.
+    """
+    there = {name: title for name, title in columns.items() if any(row.get(name) is not None for row in rows)}
+    best = {name: best_of(rows, name, title) for name, title in there.items()}
+    lines = ["| " + " | ".join(there.values()) + " |", "| " + " | ".join("---" for _ in there) + " |"]
+    for row in rows:
+        cells = [_cell(row.get(name), best[name]) for name in there]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def best_of(rows: Sequence[Row], name: str, title: str) -> float | None:
+    """Best number of a column of more than one, None where its title says no better way."""
+    numbers = [row[name] for row in rows if isinstance(row.get(name), float) and math.isfinite(row[name])]
+    if len(numbers) < 2 or title[-1] not in "↑↓":
+        return None
+    return max(numbers) if title.endswith("↑") else min(numbers)
+
+
+def _cell(value: Any, best: float | None) -> str:
+    if value is None:
+        return "–"
+    if not isinstance(value, float):
+        return str(value).replace("|", "\\|")
+    return f"**{value:.3f}**" if value == best else f"{value:.3f}"

@@ -1,0 +1,193 @@
+"""`gje-video`: predict many futures of a film, and know how sure they are."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+
+from gje_world.command import run_command
+from gje_world.data.clips import Clips, ClipsError, clip_batches
+from gje_world.data.sources import open_clips
+from gje_world.networks import make_encoder
+from gje_world.networks.decoder import Decoder
+from gje_world.networks.exported import PretrainedError
+from gje_world.objectives import make_objective
+from gje_world.options import ConfigError, given, plain_value
+from gje_world.plots.video_report import save_gallery, write_video_report
+from gje_world.pretrained import load_encoder
+from gje_world.recording import RecordConfig, record
+from gje_world.training.devices import keep_freed_memory, set_threads
+from gje_world.training.engine import CHANGEABLE, Engine
+from gje_world.training.means import NonFiniteError
+from gje_world.training.ranks import make_fabric, open_run, silence
+from gje_world.training.run_directory import RunDirectory
+from gje_world.training.schedules import warm_cosine
+from gje_world.training.signals import Stop, stop_on_signals
+from gje_world.video_config import VideoConfig, check, check_lengths, run_path
+from gje_world.video_evaluation import VideoEvaluation
+from gje_world.video_learner import VideoLearner
+from gje_world.video_model import VideoModel
+
+CENTRING_CLIPS = 256  # windows that set the encoder's and the decoder's mean frame
+ERRORS = (ClipsError, PretrainedError, NonFiniteError)
+
+ABOUT = """
+gje-video: train a model that tells several futures of a film, measure how sure it may be, and show them.
+
+The report in the run directory holds sampled futures beside the true one, scores at each step ahead,
+calibration, surprise and probes. The same command on the same run directory goes on where it stopped.
+
+  gje-video                                                a generated world, whose law of the future is known
+  gje-video data=films data.path=DIR                       a folder of video files, or of folders of images
+  gje-video record task=dmc/cartpole-swingup out=DIR       episodes of an environment, with their actions
+  gje-video data=clips data.path=DIR                       what was recorded
+  gje-video data=hdf5 data.path=FILE                       episodes as offline world-model datasets keep them
+  gje-video encoder.path=DIR encoder.frozen=true frame_stack=1     on embeddings learnt elsewhere
+""".strip()
+
+RECORD_ABOUT = """
+gje-video record: episodes of any environment, with actions and true states, as clips or as one HDF5 file.
+
+  gje-video record task=dmc/reacher-easy episodes=200
+  gje-video record task=dmc/cartpole-swingup policy=runs/dmc-cartpole-swingup/gje_conditional-seed1
+  gje-video record task=dmc/cartpole-swingup out=recordings/cartpole.h5
+""".strip()
+
+
+def train(config: VideoConfig) -> int:
+    """Train as `config` says, or go on with the run in its directory; the exit status.
+
+    Raises:
+        ConfigError: an option cannot work. No run directory has been made then.
+        ClipsError, PretrainedError: the clips or the encoder cannot be had; likewise.
+        RunDirectoryError, CheckpointError: the run directory cannot be used, or holds another run.
+        NonFiniteError: a loss is NaN or infinite.
+    """
+    check(config)
+    e = config.engine
+    set_threads(e.threads)
+    keep_freed_memory()
+    fabric = make_fabric(e.device, e.devices, e.nodes, e.precision)
+    fabric.launch()
+    silence(fabric)
+    with fabric.rank_zero_first():
+        clips = open_clips(config.data)
+    check_lengths(config, clips)
+    seen, held_out = clips.split(config.data.held_out)
+    learner = make_learner(config, seen)
+    changeable = (*CHANGEABLE, "run_dir")
+    with (
+        open_run(fabric, run_path(config), plain_value(config), changeable=changeable) as run,
+        stop_on_signals() as stop,
+    ):
+        learn(config, learner, (seen, held_out), run, fabric, stop)
+    return 0
+
+
+def make_learner(config: VideoConfig, clips: Clips) -> VideoLearner:
+    """A new learner for `clips`, centred on them.
+
+    Raises:
+        ConfigError: its parts do not fit together, or the clips.
+        PretrainedError: there is no whole encoder in `encoder.path`.
+    """
+    torch.manual_seed(config.seed)
+    c, stack, (channels, side, _) = config.encoder, config.frame_stack, clips.frame_shape
+    belief = given(config.belief)
+    try:
+        if c.path is None:
+            options = {} if c.width is None else {"width": c.width}
+            encoder = make_encoder(c.name, stack * channels, c.dim, side, **options)
+        else:
+            encoder = load_encoder(c.path)
+            if encoder.channels != stack * channels or encoder.image_size != side:
+                raise ConfigError(
+                    f"encoder.path={c.path} takes {encoder.channels} channels of {encoder.image_size} pixels;"
+                    f" frame_stack={stack} and data.image_size={side} give {stack * channels} of {side}"
+                )
+        model = VideoModel(
+            encoder,
+            config.predictor,
+            clips.action_dim * config.data.stride,
+            belief.pop("name"),
+            frame_stack=stack,
+            frozen=c.frozen,
+            **belief,
+        )
+        objective = make_objective(dim=model.dim, **given(config.objective))
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    decoder = Decoder(model.dim, channels, side, config.decoder_width)
+    some = clips.sample(np.random.default_rng(config.seed), CENTRING_CLIPS, stack, config.data.stride).frames
+    model.centre_on(some)
+    decoder.centre_on(some[:, -1])
+    return VideoLearner(model, objective, decoder, config.learning)
+
+
+def learn(
+    config: VideoConfig,
+    learner: VideoLearner,
+    clips: tuple[Clips, Clips],
+    run: RunDirectory,
+    fabric: Fabric,
+    stop: Stop,
+) -> None:
+    """Train, evaluate and report; `clips` to learn from, and held out."""
+    c, (seen, held_out), ranks = config.learning, clips, fabric.world_size
+    length = config.frame_stack - 1 + config.predictor.history + c.horizon
+    share = c.batch_size // ranks
+    batches = clip_batches(seen, config.seed * ranks + fabric.global_rank, share, length, config.data.stride)
+    evaluation = VideoEvaluation(
+        learner.model, learner.decoder, seen, held_out, config.evaluation, config.data.stride
+    )
+
+    def evaluate(update: int, stop: Stop) -> dict[str, Any]:
+        row, gallery = evaluation.measure(stop.check)
+        return row | save_gallery(run.path, update, gallery)
+
+    engine = Engine(
+        learner,
+        batches,
+        config=config.engine,
+        fabric=fabric,
+        run=run,
+        optimizer=lambda groups: torch.optim.Adam(groups),
+        schedule=warm_cosine(config.engine.updates, c.warm_up),
+        seed=config.seed,
+        evaluate=evaluate,
+        report=lambda running: write_video_report(run.path, running=running),
+        samples=(share * ranks, "clips"),
+    )
+    begin = "a new run" if engine.resumed_from is None else f"going on from {engine.resumed_from}"
+    print(
+        f"{len(seen):,} frames in {seen.episodes} clips learnt from, {held_out.episodes} held out\n"
+        f"device={fabric.device} precision={fabric.strategy.precision.precision}\n"
+        f"run_dir={run.path}: {begin}",
+        file=sys.stderr,
+    )
+    if engine.train(stop):
+        print(f"report: {run.report}")
+
+
+COMMANDS: dict[str, tuple[str, type, Any, str]] = {
+    "train": ("video", VideoConfig, train, ABOUT),
+    "record": ("record", RecordConfig, record, RECORD_ABOUT),
+}
+
+
+def main() -> None:
+    """Entry point of `gje-video`: `train` where no subcommand is named."""
+    arguments = sys.argv[1:]
+    name = arguments.pop(0) if arguments and arguments[0] in COMMANDS else "train"
+    command, schema, work, about = COMMANDS[name]
+    sys.exit(run_command(command, schema, work, about, arguments=arguments, errors=ERRORS))
+
+
+if __name__ == "__main__":
+    main()

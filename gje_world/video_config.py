@@ -1,0 +1,112 @@
+"""What a video run can be told: the schema of `gje-video train`, its defaults, and its checks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gje_world.beliefs.config import BeliefConfig, check_belief
+from gje_world.data.clips import Clips
+from gje_world.data.sources import DataConfig, check_data
+from gje_world.networks import ENCODERS
+from gje_world.objectives.config import ObjectiveConfig, check_objective
+from gje_world.options import ConfigError, group, option
+from gje_world.training.engine import EngineConfig
+from gje_world.video_evaluation import VideoEvaluationConfig
+from gje_world.video_learner import LearningConfig
+from gje_world.video_model import PREDICTORS, PredictorConfig
+
+
+@dataclass
+class EncoderConfig:
+    """What embeds observations."""
+
+    name: str = option("conv", f"{', '.join(ENCODERS)}")
+    dim: int = option(32, "embedding dimension D; of a loaded encoder, its own")
+    width: int | None = option(None, "of conv: channels of its first convolutions; null: 32")
+    path: str | None = option(None, "folder of a pretrained encoder to begin with, or stay with")
+    frozen: bool = option(False, "leave the pretrained encoder as it is")
+
+
+@dataclass
+class VideoConfig:
+    """Options of `gje-video train`."""
+
+    seed: int = option(1, "of everything random in the run")
+    run_dir: str | None = option(None, "where all is written; null: runs/video/<data>-<belief>-seed<seed>")
+    frame_stack: int = option(3, "frames in an observation, so that speeds can be seen")
+    decoder_width: int = option(16, "channels of the decoder's last hidden images")
+    data: DataConfig = group(DataConfig)
+    encoder: EncoderConfig = group(EncoderConfig)
+    predictor: PredictorConfig = group(PredictorConfig)
+    belief: BeliefConfig = group(BeliefConfig)
+    objective: ObjectiveConfig = group(ObjectiveConfig)
+    learning: LearningConfig = group(LearningConfig)
+    evaluation: VideoEvaluationConfig = group(VideoEvaluationConfig)
+    engine: EngineConfig = group(EngineConfig)
+
+
+def run_path(config: VideoConfig) -> Path:
+    """The run directory asked for, or the default one of this data, belief and seed."""
+    if config.run_dir is not None:
+        return Path(config.run_dir)
+    data = config.data
+    source = data.world if data.source == "world" else Path(data.path or "").stem
+    return Path("runs/video") / f"{source}-{config.belief.name}-seed{config.seed}"
+
+
+def check(config: VideoConfig) -> None:
+    """Refuses what no clips could make right.
+
+    Raises:
+        ConfigError: the first option found wrong.
+    """
+    config.engine.check()
+    check_data(config.data)
+    least = {
+        "seed": 0, "frame_stack": 1, "decoder_width": 1, "encoder.dim": 1, "encoder.width": 1,
+        "predictor.history": 2, "predictor.hidden": 1, "predictor.layers": 1, "predictor.heads": 1,
+        "learning.batch_size": 2, "learning.horizon": 1, "learning.open_loop": 0, "learning.particles": 1,
+        "learning.warm_up": 0, "evaluation.clips": 2, "evaluation.horizon": 1, "evaluation.particles": 2,
+    }  # fmt: skip
+    for name, low in least.items():
+        value = value_of(config, name)
+        if value is not None and value < low:
+            raise ConfigError(f"{name}={value} must be at least {low}")
+    for name in ("lr", "encoder_lr", "decoder_lr"):
+        if not getattr(config.learning, name) > 0:
+            raise ConfigError(f"learning.{name}={getattr(config.learning, name)} must be above 0")
+    if config.predictor.name not in PREDICTORS:
+        raise ConfigError(f"predictor={config.predictor.name} must be one of {', '.join(PREDICTORS)}")
+    if config.encoder.frozen and config.encoder.path is None:
+        raise ConfigError("encoder.frozen=true must have a pretrained encoder in encoder.path")
+    if config.data.image_size % 16:
+        raise ConfigError(f"data.image_size={config.data.image_size} must be a multiple of 16")
+    check_belief(config.belief, config.encoder.dim)
+    check_objective(config.objective, config.belief.name, config.encoder.dim)
+
+
+def value_of(config: Any, name: str) -> Any:
+    """Value of a dotted option."""
+    for word in name.split("."):
+        config = getattr(config, word)
+    return config
+
+
+def check_lengths(config: VideoConfig, clips: Clips) -> None:
+    """Refuses windows that no clip, learnt from or held out, is long enough for.
+
+    Raises:
+        ConfigError: naming what a window needs and the longest clip there is.
+    """
+    before = config.frame_stack - 1 + config.predictor.history
+    for name in ("learning.horizon", "evaluation.horizon"):
+        frames = (before + value_of(config, name) - 1) * config.data.stride + 1
+        for part, kind in zip(clips.split(config.data.held_out), ("learnt from", "held out"), strict=True):
+            longest = int(part.lengths.max())
+            if longest < frames:
+                raise ConfigError(
+                    f"{name}={value_of(config, name)} needs clips of {frames} frames (frame_stack, "
+                    f"predictor.history and data.stride counted); the longest that is {kind} has {longest}"
+                )

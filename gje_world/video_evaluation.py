@@ -1,0 +1,201 @@
+"""All that is measured of a video model on held-out clips, and the pictures that show it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gje_world.beliefs import Belief
+from gje_world.data.clips import ClipBatch, Clips
+from gje_world.evaluation import NOMINAL, collapse_gauges, linear_probe_r2, observed_coverage
+from gje_world.evaluation.foresight import Foresight, foresight, marginal_gaussian
+from gje_world.evaluation.pictures import picture_scores
+from gje_world.evaluation.retrieval import mean_reciprocal_rank, retrieval_ranks
+from gje_world.evaluation.surprise import surprise_auroc
+from gje_world.networks.decoder import Decoder
+from gje_world.options import option
+from gje_world.video_model import VideoModel
+
+CHUNK = 32  # clips embedded at once
+BINS = 20  # of the PIT histogram
+SHOWN = 5  # sampled futures that are drawn
+PICTURED = 32  # clips that are
+DIRECTIONS = 3  # leading eigenvectors of a belief that are drawn
+FAR = 5  # steps ahead at which calibration and retrieval are told beside one step
+SEED = 2**31  # of the windows evaluated on, far from those of training
+
+
+@dataclass
+class VideoEvaluationConfig:
+    """Evaluation on held-out clips, always the same windows of them."""
+
+    clips: int = option(256, "windows evaluated on")
+    horizon: int = option(10, "steps ahead")
+    particles: int = option(64, "sampled futures of each")
+
+
+class Windows(NamedTuple):
+    """Clips as an evaluation sees them, embedded; `T` embeddings before, `H` ahead."""
+
+    batch: ClipBatch
+    z: Tensor  # [N, T+H, D]
+    actions: Tensor  # [N, T+H-1, A], between the embeddings
+    states: Tensor  # [N, T+H, S], of each embedding's newest frame
+
+
+class Gallery(NamedTuple):
+    """Pictures uint8 of a few held-out clips."""
+
+    past: Tensor  # [N, T, C, h, w]
+    truth: Tensor  # [N, H, C, h, w]
+    mean: Tensor  # [N, H, C, h, w]: decoded from the mean of the beliefs
+    samples: Tensor  # [S, N, H, C, h, w]: decoded from sampled futures
+    directions: Tensor  # [N, E, 3, C, h, w]: mean minus, plus nothing, plus two std along leading directions
+
+
+class VideoEvaluation:
+    """Measures a video model on windows drawn once from clips that it does not learn from.
+
+    Arguments:
+        model, decoder: what is measured.
+        seen, held_out: clips learnt from, on which probes are fitted, and clips that were not.
+        config: how much.
+        stride: rows of the clips from one frame to the next.
+    """
+
+    def __init__(
+        self,
+        model: VideoModel,
+        decoder: Decoder,
+        seen: Clips,
+        held_out: Clips,
+        config: VideoEvaluationConfig,
+        stride: int = 1,
+    ):
+        self.model, self.decoder, self.config = model, decoder, config
+        self.past = model.history
+        length = model.frame_stack - 1 + self.past + config.horizon
+        generator = np.random.default_rng(SEED)
+        self.seen, self.held_out = (
+            clips.sample(generator, config.clips, length, stride) for clips in (seen, held_out)
+        )
+        self.state_names = seen.state_names
+
+    @torch.no_grad()
+    def measure(self, check: Callable[[], None] = lambda: None) -> tuple[dict[str, Any], Gallery]:
+        """A row of metrics by name, lists being by step ahead, and pictures of the first clips.
+
+        Arguments:
+            check: called between the parts; may raise to leave.
+        """
+        model, past = self.model, self.past
+        seen, held_out = self.embedded(self.seen), self.embedded(self.held_out)
+        check()
+        row: dict[str, Any] = dict(collapse_gauges(held_out.z))
+        beliefs = self.beliefs(held_out)
+        check()
+        futures = model.imagine(held_out.z[:, :past], held_out.actions, self.config.particles)
+        target = held_out.z[:, past:].transpose(0, 1)  # [H, N, D]
+        found = foresight(beliefs, futures, target, marginal_gaussian(seen.z))
+        row |= told(found)
+        check()
+        for step in sorted({1, min(FAR, len(beliefs))}):
+            ranks = retrieval_ranks(beliefs[step - 1], target[step - 1])
+            row[f"retrieval/rank_{step}"] = ranks.float().mean()
+            row[f"retrieval/mrr_{step}"] = mean_reciprocal_rank(ranks)
+        check()
+        window = model.frame_stack + past
+        frames = self.held_out.frames[:, :window].to(held_out.z.device)
+        actions = self.held_out.actions[:, : window - 1].to(frames.device)
+        row |= {f"surprise/{name}": value for name, value in surprise_auroc(model, frames, actions).items()}
+        check()
+        row |= self.probes(seen, held_out, futures)
+        check()
+        gallery = self.pictures(held_out, beliefs, futures)
+        return row | gallery_scores(gallery), gallery
+
+    def embedded(self, batch: ClipBatch) -> Windows:
+        """The windows on the model's device, embedded."""
+        device = self.model.offset.device
+        skipped = self.model.frame_stack - 1
+        z = torch.cat([self.model.embed(part.to(device)) for part in batch.frames.split(CHUNK)])
+        return Windows(batch, z, batch.actions[:, skipped:].to(device), batch.states[:, skipped:].to(device))
+
+    def beliefs(self, windows: Windows) -> list[Belief]:
+        """At each step ahead; by moments where the belief has them, else by particles."""
+        past = windows.z[:, : self.past]
+        try:
+            return self.model.propagate(past, windows.actions, "moments")
+        except ValueError:
+            return self.model.propagate(past, windows.actions, "particles", self.config.particles)
+
+    def probes(self, seen: Windows, held_out: Windows, futures: Tensor) -> dict[str, Tensor]:
+        """R² of linear probes of the true state: from the embedding, and from the mean of the last belief."""
+        if not self.state_names:
+            return {}
+        z, states = seen.z.flatten(0, 1), seen.states.flatten(0, 1)
+        now = linear_probe_r2(z, states, held_out.z.flatten(0, 1), held_out.states.flatten(0, 1))
+        learnt = self.model.imagine(seen.z[:, : self.past], seen.actions, len(futures[0]))
+        means = [drawn[-1].mean(0) for drawn in (learnt, futures)]
+        ahead = linear_probe_r2(means[0], seen.states[:, -1], means[1], held_out.states[:, -1])
+        return {
+            f"{kind}/{name}": value
+            for kind, values in (("probe/r2", now), ("probe/ahead_r2", ahead))
+            for name, value in zip(self.state_names, values, strict=True)
+        }
+
+    def pictures(self, windows: Windows, beliefs: list[Belief], futures: Tensor) -> Gallery:
+        """Decoded pictures of the first clips beside what was seen."""
+        rows = slice(0, min(PICTURED, len(windows.z)))
+        frames = windows.batch.frames[rows, self.model.frame_stack - 1 :].cpu()
+        drawn = futures[:, :SHOWN, rows].permute(1, 2, 0, 3)  # [S, N, H, D]
+        mean = futures[:, :, rows].mean(1).transpose(0, 1)
+        return Gallery(
+            past=frames[:, : self.past],
+            truth=frames[:, self.past :],
+            mean=self.decoder.draw(mean).cpu(),
+            samples=self.decoder.draw(drawn).cpu(),
+            directions=self.decoder.draw(leading_directions(beliefs[-1], rows)).cpu(),
+        )
+
+
+def leading_directions(belief: Belief, rows: slice) -> Tensor:
+    """What could change most: embeddings `[N, E, 3, D]` two standard deviations to either side of the mean.
+
+    Along the leading eigenvectors of the belief's covariance, of its diagonal where it has no other.
+    """
+    try:
+        covariance = belief.covariance_matrix[rows]
+    except NotImplementedError:
+        covariance = belief.variance[rows].diag_embed()
+    values, vectors = torch.linalg.eigh(covariance)  # in ascending order
+    axes = vectors[..., -DIRECTIONS:].flip(-1).mT  # [N, E, D]
+    deviations = values[..., -DIRECTIONS:].flip(-1).clamp(min=0).sqrt()
+    reach = torch.tensor([-2.0, 0.0, 2.0], device=axes.device)[:, None]
+    offset = reach * (deviations.unsqueeze(-1) * axes).unsqueeze(-2)
+    return belief.mean[rows, None, None] + offset
+
+
+def told(found: Foresight) -> dict[str, Any]:
+    """The scores of a foresight as a row of metrics."""
+    row: dict[str, Any] = {
+        f"foresight/{name}": getattr(found, name) for name in ("nll", "marginal_nll", "energy", "sharpness")
+    }
+    row["foresight/coverage_error"] = found.coverage_errors.amax(1)
+    row["foresight/horizon"] = found.horizon
+    row["calibration/nominal"] = NOMINAL
+    for step in sorted({1, min(FAR, len(found.nll))}):
+        row[f"calibration/observed_{step}"] = observed_coverage(found.mass[step - 1])
+        row[f"calibration/pit_{step}"] = found.ranks[step - 1].cpu().histc(BINS, 0, 1)
+    return row
+
+
+def gallery_scores(gallery: Gallery) -> dict[str, Tensor]:
+    """PSNR and SSIM of the pictures at each step ahead, by name."""
+    truth, mean, samples = (part.movedim(-4, 0) for part in (gallery.truth, gallery.mean, gallery.samples))
+    return {f"pictures/{name}": score for name, score in picture_scores(mean, samples, truth).items()}

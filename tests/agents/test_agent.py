@@ -1,0 +1,109 @@
+"""Targets, returns and losses of the agent against sums written out by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_objectives_fit import agent_for, batch
+
+DISCOUNT = 0.95
+
+
+@pytest.fixture
+def agent():
+    return agent_for("agent.critics=2")
+
+
+def test_td_targets_are_rewards_then_the_lower_discounted_value_unless_the_episode_ended(agent, monkeypatch):
+    values = torch.tensor([[10.0, 20.0, 30.0], [12.0, 18.0, 33.0]])  # [E, B]
+    monkeypatch.setattr(agent.two_hot, "decode", lambda logits: values)
+    reward = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])  # [T, B]
+    terminated = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    data = batch(horizon=2, count=3)._replace(reward=reward, terminated=terminated)
+    target = agent.td_target(torch.zeros(2, 3, 8), data)
+    last = [4 + DISCOUNT * 10, 5 + DISCOUNT * 18, 6.0]
+    expected = [[r + DISCOUNT * after for r, after in zip([1, 2, 3], last, strict=True)], last]
+    torch.testing.assert_close(target, torch.tensor(expected))
+
+
+@pytest.mark.parametrize("ends", [0.0, 0.25])
+def test_a_candidates_return_is_the_sum_along_its_particles_futures(agent, monkeypatch, ends):
+    horizon, particles, rows, candidates = 3, 2, 2, 4
+    actions = torch.rand(horizon, rows, candidates, 1)
+    z = torch.rand(rows, 8)
+    drift = torch.tensor([0.1, -0.2])[:, None, None]  # of each particle
+
+    def imagine(start, action, count):
+        """Each step adds the action, and what is the particle's own, to every dimension."""
+        assert count == particles
+        path, now = [], start.expand(particles, *start.shape)
+        for step in action:
+            now = now + step + drift
+            path.append(now)
+        return torch.stack(path)
+
+    monkeypatch.setattr(agent.world, "imagine", imagine)
+    monkeypatch.setattr(agent.two_hot, "decode", lambda x: x)
+    monkeypatch.setattr(agent.reward, "forward", lambda z, a: z.mean(-1) * a.squeeze(-1))
+    monkeypatch.setattr(
+        agent.critics, "forward", lambda z, a: torch.stack([z.mean(-1) * f for f in (1.0, 3.0)])
+    )
+    agent.planner.config.particles = particles
+    if ends:
+        agent.terminates = True
+        monkeypatch.setattr(agent.termination, "forward", lambda z, a: torch.full(z.shape[:-1], ends))
+    found = agent.evaluate_sequences(z, actions)  # [P, B, N]
+    keep = DISCOUNT * (1 - ends)
+    for p in range(particles):
+        for b in range(rows):
+            for n in range(candidates):
+                now, total, weight = z[b].mean(), 0.0, 1.0
+                for t in range(horizon):
+                    total = total + weight * now * actions[t, b, n, 0]
+                    now, weight = now + actions[t, b, n, 0] + drift[p, 0, 0], weight * keep
+                torch.testing.assert_close(found[p, b, n], total + weight * 2 * now)
+
+
+def test_the_policy_climbs_its_critics_and_leaves_them_alone(agent, monkeypatch):
+    monkeypatch.setattr(agent.two_hot, "decode", lambda logits: logits)
+    monkeypatch.setattr(agent.critics, "forward", lambda z, a: torch.stack([a.squeeze(-1)] * 2))
+    path = torch.randn(4, 64, 8)
+    optimizer = torch.optim.Adam(agent.policy.parameters(), 3e-3)
+
+    def mean():
+        return float(agent.policy(path)[0].mean())
+
+    before = mean()
+    for _ in range(60):
+        loss = agent.policy_loss(path)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert mean() > before + 0.3
+    assert all(p.grad is None for p in agent.critics.parameters())
+
+
+def test_terminal_states_are_told_from_others_once_there_has_been_one():
+    agent = agent_for("agent.lr=3e-3")
+    data = batch()
+    ends = (data.action.squeeze(-1) > 0.3).float()
+    data = data._replace(terminated=ends)
+    assert "loss/termination" not in agent.update(data, gauges=False)
+    agent.terminates = True
+    losses = [float(agent.update(data, gauges=False)["loss/termination"]) for _ in range(150)]
+    assert losses[-1] < 0.5 * losses[0]
+    again = agent_for()
+    again.load_state_dict(agent.state_dict())
+    assert again.terminates
+
+
+@pytest.mark.parametrize("belief", ["diagonal", "mixture", "flow", "ensemble"])
+def test_how_often_one_looks_at_the_gauges_does_not_change_what_is_learnt(belief):
+    weights = []
+    for looks in (False, True):
+        agent = agent_for(f"belief={belief}")
+        torch.manual_seed(1)
+        for _ in range(2):
+            agent.update(batch(), gauges=looks)
+        weights.append(agent.world.encoder.project.weight)
+    assert torch.equal(*weights)

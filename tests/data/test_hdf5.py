@@ -1,0 +1,87 @@
+"""Episodes in HDF5 and back: nothing changes, and what is not in the layout is named."""
+
+import numpy as np
+import pytest
+import torch
+
+from gje_world.data import Clips, ClipsError
+from gje_world.data.hdf5 import export_hdf5, import_hdf5
+
+h5py = pytest.importorskip("h5py")
+SIZE = 16
+
+
+@pytest.fixture
+def clips(tmp_path):
+    made = Clips.create(tmp_path / "clips", (3, SIZE, SIZE), 2, ("x", "y"))
+    chance = np.random.default_rng(0)
+    for length in (5, 3, 7):
+        made.append(
+            chance.integers(256, size=(length, 3, SIZE, SIZE), dtype=np.uint8),
+            chance.normal(size=(length - 1, 2)).astype(np.float32),
+            chance.normal(size=(length, 2)).astype(np.float32),
+        )
+    return made
+
+
+def assert_same(one, other):
+    assert one.lengths.tolist() == other.lengths.tolist()
+    assert one.state_names == other.state_names
+    for episode, length in enumerate(one.lengths.tolist()):
+        for a, b in zip(one.window(episode, 0, length), other.window(episode, 0, length), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_what_was_written_is_read_back(clips, tmp_path):
+    path = export_hdf5(clips, tmp_path / "data.h5")
+    assert_same(clips, import_hdf5(path, tmp_path / "back", SIZE))
+    with h5py.File(path) as file:
+        assert file["pixels"].shape == (15, SIZE, SIZE, 3)
+        assert file["ep_offset"][:].tolist() == [0, 5, 8] and file["ep_len"][:].tolist() == [5, 3, 7]
+        assert file["step_idx"][:8].tolist() == [0, 1, 2, 3, 4, 0, 1, 2]
+
+
+def test_episodes_may_be_told_by_their_number_in_each_row_and_channels_come_first(clips, tmp_path):
+    path = export_hdf5(clips, tmp_path / "data.h5")
+    with h5py.File(path, "a") as file:
+        del file["ep_len"], file["ep_offset"]
+        pixels = file["pixels"][:].transpose(0, 3, 1, 2)
+        del file["pixels"]
+        file["pixels"] = pixels
+    assert_same(clips, import_hdf5(path, tmp_path / "back", SIZE))
+
+
+def test_clips_without_actions_or_states_come_back_and_frames_are_scaled(tmp_path):
+    bare = Clips.create(tmp_path / "bare", (3, 32, 32))
+    bare.append(np.full((4, 3, 32, 32), 77, np.uint8))
+    back = import_hdf5(export_hdf5(bare, tmp_path / "bare.h5"), tmp_path / "back", 16)
+    assert back.action_dim == 0 and back.frame_shape == (3, 16, 16)
+    assert (back.window(0, 0, 4).frames == 77).all()
+
+
+def test_an_import_that_was_killed_goes_on(clips, tmp_path):
+    path = export_hdf5(clips, tmp_path / "data.h5")
+    part = Clips.create(tmp_path / "back", (3, SIZE, SIZE), 2, ("x", "y"))
+    first = clips.window(0, 0, 5)
+    part.append(*(values[0].numpy() for values in first))
+    assert_same(clips, import_hdf5(path, tmp_path / "back", SIZE))
+
+
+def test_what_is_not_in_the_layout_is_named(clips, tmp_path):
+    (tmp_path / "text.h5").write_text("no HDF5")
+    with pytest.raises(ClipsError, match=r"text\.h5 cannot be read as HDF5"):
+        import_hdf5(tmp_path / "text.h5", tmp_path / "back", SIZE)
+    path = export_hdf5(clips, tmp_path / "data.h5")
+    with h5py.File(path, "a") as file:
+        for name in ("ep_len", "episode_idx"):
+            del file[name]
+    with pytest.raises(ClipsError, match="must hold ep_len and ep_offset, or episode_idx"):
+        import_hdf5(path, tmp_path / "back", SIZE)
+    with h5py.File(path, "a") as file:
+        file["ep_len"] = [5, 3, 8]
+    with pytest.raises(ClipsError, match="episodes that do not lie within its 15 rows"):
+        import_hdf5(path, tmp_path / "back", SIZE)
+    with h5py.File(path, "a") as file:
+        del file["pixels"]
+    with pytest.raises(ClipsError, match="must hold pixels; it holds action"):
+        import_hdf5(path, tmp_path / "back", SIZE)

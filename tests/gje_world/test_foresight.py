@@ -1,0 +1,119 @@
+"""Scores of beliefs several steps ahead, on worlds whose law is known."""
+
+import pytest
+import torch
+
+from gje_world.beliefs import CovarianceGaussian, DiagonalGaussian
+from gje_world.evaluation.foresight import foresight, marginal_gaussian
+from gje_world.evaluation.pictures import picture_scores
+from gje_world.evaluation.retrieval import mean_reciprocal_rank, retrieval_ranks
+from gje_world.evaluation.surprise import EVENTS, auroc, surprise_auroc
+
+N, D, S = 2000, 3, 30
+
+
+def walk(width: float):
+    """A random walk of unit steps, and beliefs about it that are `width` times too wide."""
+    torch.manual_seed(0)
+    start = 5 * torch.randn(N, D)
+    target = start + torch.randn(4, N, D).cumsum(0)
+    beliefs = [DiagonalGaussian(start, torch.full((N, D), width * (step + 1) ** 0.5)) for step in range(4)]
+    futures = torch.stack([belief.sample((S,)) for belief in beliefs])
+    return foresight(beliefs, futures, target, marginal_gaussian(start)), start
+
+
+def test_the_true_law_is_calibrated_and_as_likely_as_its_entropy_says():
+    found, _ = walk(1.0)
+    entropy = [0.5 * (1 + torch.tensor(2 * torch.pi * (step + 1)).log()) for step in range(4)]
+    torch.testing.assert_close(found.nll, torch.stack(entropy), atol=0.04, rtol=0)
+    assert found.coverage_errors.max() < 0.03
+    assert (found.ranks.flatten(1).mean(1) - 0.5).abs().max() < 0.02
+    torch.testing.assert_close(found.sharpness, torch.arange(1.0, 5.0).sqrt())
+    assert found.horizon == 4
+
+
+@pytest.mark.parametrize("width, direction", [(0.5, -1), (2.0, 1)])
+def test_beliefs_too_narrow_or_too_wide_show_as_such(width, direction):
+    found, _ = walk(width)
+    true, _ = walk(1.0)
+    assert (found.nll > true.nll).all() and (found.energy > true.energy).all()
+    inside = (found.mass <= 0.5).float().mean(1)
+    assert (direction * (inside - 0.5) > 0.1).all()
+    assert (direction * ((found.ranks - 0.5).square().mean() - 1 / 12) < 0).item()
+
+
+def test_a_belief_is_better_than_the_marginal_until_it_is_not():
+    torch.manual_seed(0)
+    z = torch.randn(N, D)
+    sure = DiagonalGaussian(z, torch.full((N, D), 0.1))
+    wrong = DiagonalGaussian(z + 1, torch.full((N, D), 0.1))
+    beliefs = [sure, sure, wrong, sure]
+    futures = torch.stack([belief.sample((4,)) for belief in beliefs])
+    assert foresight(beliefs, futures, z.expand(4, N, D), marginal_gaussian(z)).horizon == 2
+
+
+def test_the_marginal_is_the_gaussian_of_the_sample():
+    torch.manual_seed(0)
+    z = torch.randn(N, D) @ torch.randn(D, D) + 3
+    found = marginal_gaussian(z)
+    assert isinstance(found, CovarianceGaussian)
+    torch.testing.assert_close(found.mean, z.mean(0))
+    torch.testing.assert_close(found.covariance_matrix, z.T.cov(correction=0), atol=1e-3, rtol=1e-3)
+
+
+def test_a_belief_that_knows_finds_its_own_future_and_one_that_does_not_finds_it_by_chance():
+    torch.manual_seed(0)
+    target = torch.randn(100, D)
+    knows = retrieval_ranks(DiagonalGaussian(target + 0.01, torch.full((100, D), 0.1)), target)
+    assert (knows == 1).float().mean() > 0.9
+    ignorant = retrieval_ranks(DiagonalGaussian(torch.zeros(100, D), torch.ones(100, D)), target)
+    assert sorted(ignorant.tolist()) == list(range(1, 101))  # each has the same order of candidates
+    torch.testing.assert_close(mean_reciprocal_rank(torch.tensor([1, 2, 4])), torch.tensor(1.75 / 3))
+
+
+def test_auroc_counts_pairs_and_ties_as_half():
+    negative, positive = torch.tensor([-1e6, 0.0, 3.0, 3.0]), torch.tensor([3.0, 1e6])
+    pairs = positive[:, None] - negative
+    expected = ((pairs > 0).float() + 0.5 * (pairs == 0).float()).mean()
+    assert auroc(negative, positive) == pytest.approx(float(expected))
+
+
+class Straight(torch.nn.Module):
+    """A model of a dot that moves on by as much as before; its embedding is the dot's place."""
+
+    frame_stack, dim = 1, 2
+
+    def embed(self, frames):
+        weight = frames.float().mean(-3)
+        places = torch.arange(weight.shape[-1], dtype=torch.float32)
+        mass = weight.sum((-2, -1)) + 1e-3
+        return torch.stack([(weight.sum(axis) * places).sum(-1) / mass for axis in (-2, -1)], -1)
+
+    def believe(self, z, actions):
+        return DiagonalGaussian(2 * z[:, -1] - z[:, -2], torch.full_like(z[:, -1], 0.1))
+
+
+def test_a_model_that_knows_how_a_dot_moves_is_surprised_by_what_cannot_be():
+    torch.manual_seed(0)
+    frames = torch.zeros(40, 4, 3, 24, 24, dtype=torch.uint8)
+    start = torch.randint(8, 14, (40, 2))
+    speed = torch.tensor([(1, 2), (2, 1), (-1, 2), (2, -1)]).repeat(10, 1)
+    for clip in range(40):
+        for moment in range(4):
+            row, column = (start[clip] + moment * speed[clip]).tolist()
+            frames[clip, moment, :, row, column] = 255
+    found = surprise_auroc(Straight(), frames, torch.zeros(40, 3, 0))
+    assert set(found) == {*EVENTS, "all"}
+    assert min(found.values()) > 0.97
+
+
+def test_the_best_of_several_pictures_is_no_worse_than_any_and_the_truth_itself_is_perfect():
+    torch.manual_seed(0)
+    truth = torch.randint(256, (2, 3, 3, 16, 16), dtype=torch.uint8)
+    noisy = (truth.float() + 20 * torch.randn(4, 2, 3, 3, 16, 16)).clamp(0, 255).to(torch.uint8)
+    scores = picture_scores(noisy[0], noisy.transpose(0, 1), truth)
+    assert (scores["best_psnr"] >= scores["psnr"]).all() and (scores["best_ssim"] >= scores["ssim"]).all()
+    error = (noisy[0].float() - truth.float()).square().mean((2, 3, 4))
+    expected = (10 * (255**2 / error).log10()).mean(1)
+    torch.testing.assert_close(scores["psnr"], expected, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(picture_scores(truth, truth.unsqueeze(1), truth)["ssim"], torch.ones(2))

@@ -1,0 +1,205 @@
+"""`gje-video`: goes on where it was killed, learns a tiny world, and refuses in one line what cannot work."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gje_world import video
+from gje_world.data import Clips
+from gje_world.networks import ConvEncoder
+from gje_world.networks.decoder import Decoder
+from gje_world.objectives import make_objective
+from gje_world.recording import RecordConfig, record
+from gje_world.training.checkpoint import CheckpointStore
+from gje_world.training.metrics import read_metrics
+from gje_world.video_learner import LearningConfig, VideoLearner
+from gje_world.video_model import PredictorConfig, VideoModel
+
+TINY = [
+    "preset=debug", "engine.threads=1", "engine.device=cpu", "frame_stack=2", "predictor.history=3",
+    "learning.open_loop=0.5", "learning.particles=2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Clips of a bright square that is pushed about by its actions, and slides on noise."""
+    path = tmp_path_factory.mktemp("clips") / "pushed"
+    made = Clips.create(path, (3, 16, 16), 2, ("x", "y"))
+    chance = np.random.default_rng(0)
+    for _ in range(60):
+        place, places = chance.uniform(3, 13, 2), []
+        actions = chance.uniform(-1, 1, (19, 2)).astype(np.float32)
+        for step in range(20):
+            places.append(place)
+            place = np.clip(place + 2 * actions[min(step, 18)] + chance.normal(0, 0.1, 2), 3, 13)
+        across = np.abs(np.arange(16) - np.array(places)[..., None])  # [T, 2, 16]
+        cover = np.clip(3 - across, 0, 1)
+        frames = (220 * cover[:, 1, :, None] * cover[:, 0, None, :] + 20).astype(np.uint8)
+        made.append(np.repeat(frames[:, None], 3, 1), actions, np.array(places, np.float32))
+    return path
+
+
+def options(path: Path, clips: Path) -> list[str]:
+    return [*TINY, "data=clips", f"data.path={clips}", "data.image_size=16", f"run_dir={path}"]
+
+
+def run(*arguments: str) -> int:
+    sys.argv = ["gje-video", *arguments]
+    with pytest.raises(SystemExit) as ended:
+        video.main()
+    return ended.value.code
+
+
+def rows(path: Path) -> list[dict]:
+    return [
+        {name: value for name, value in row.items() if name != "time" and not name.startswith("speed/")}
+        for row in read_metrics(path / "metrics.jsonl")
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(clips, tmp_path_factory):
+    """The directory of a run that nothing disturbed."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    assert run(*options(path, clips)) == 0
+    return path
+
+
+def test_a_run_killed_in_the_midst_ends_as_one_that_never_was(whole, clips, tmp_path):
+    killed = tmp_path / "killed"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "gje_world.video", *options(killed, clips)]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while not list(killed.glob("checkpoints/step_*")):
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert run(*options(killed, clips)) == 0
+    assert rows(whole) == rows(killed)
+    one, other = (CheckpointStore(path / "checkpoints").load_latest()[0] for path in (whole, killed))
+    for name, value in one["learner"].items():
+        assert torch.equal(value, other["learner"][name]), name
+
+
+def test_the_report_shows_futures_and_every_score(whole):
+    report = (whole / "report.html").read_text()
+    for title in ("Sampled futures", "as a film", "What could change", "How far ahead", "Calibration",
+                  "Surprise and retrieval", "State probes", "finished"):  # fmt: skip
+        assert title in report
+    assert "Nothing measured yet" not in report and "The first evaluation" not in report
+    films = list((whole / "films").glob("*.mp4"))
+    assert films and all(film.stat().st_size < 1_000_000 for film in films)
+    last = rows(whole)[-1]
+    assert {"foresight/nll", "calibration/pit_1", "retrieval/mrr_5", "surprise/teleport", "probe/r2/x",
+            "probe/ahead_r2/y", "pictures/best_psnr", "embedding/std"} <= last.keys()  # fmt: skip
+
+
+def test_a_tiny_world_is_learnt(clips, tmp_path):
+    """Its state can be read from the embedding and from the belief ahead; what cannot be is surprising."""
+    learning = [
+        "engine.updates=400", "engine.evaluate_every=400", "engine.log_every=50", "encoder.dim=8",
+        "encoder.width=16", "predictor=mlp", "predictor.hidden=64", "predictor.layers=2", "belief=full",
+        "learning.batch_size=32", "learning.open_loop=0", "learning.warm_up=20", "learning.lr=2e-3",
+        "learning.encoder_lr=2e-3", "evaluation.clips=128", "evaluation.horizon=3",
+    ]  # fmt: skip
+    assert run(*options(tmp_path / "run", clips), *learning) == 0
+    last = rows(tmp_path / "run")[-1]
+    assert min(last["probe/r2/x"], last["probe/r2/y"]) > 0.9
+    assert min(last["probe/ahead_r2/x"], last["probe/ahead_r2/y"]) > 0.7
+    assert last["foresight/nll"][0] < last["foresight/marginal_nll"][0] - 0.3
+    assert last["surprise/teleport"] > 0.9
+
+
+def test_the_decoder_teaches_the_encoder_nothing():
+    torch.manual_seed(0)
+    model = VideoModel(ConvEncoder(3, 8, 16, 4), PredictorConfig(history=2, hidden=8, heads=2))
+    learner = VideoLearner(
+        model, make_objective("gje_conditional", 8), Decoder(8, 3, 16, 4), LearningConfig()
+    )
+    frames = torch.randint(256, (4, 5, 3, 16, 16), dtype=torch.uint8)
+    learner.decoder_error(model.embed(frames).detach(), frames).backward()
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(parameter.grad is not None for parameter in learner.decoder.parameters())
+    groups = [{id(p) for p in group["params"]} for group in learner.parameter_groups()]
+    assert sum(map(len, groups)) == len(set().union(*groups)) == len(list(learner.parameters()))
+
+
+def refused(capsys, *arguments: str) -> str:
+    """The one line that the command prints before it exits with 2."""
+    assert run(*arguments) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    "option, words",
+    [
+        ("predictor=lstm", ["predictor=lstm", "mlp", "transformer"]),
+        ("data=films", ["data.path must be given"]),
+        ("data.world=jungle", ["data.world=jungle", "junction_2"]),
+        ("belief=point", ["belief=point", "density"]),
+        ("encoder.frozen=true", ["encoder.path"]),
+        ("encoder.name=vgg", ["vgg", "conv"]),
+        ("predictor.heads=3", ["hidden", "heads=3"]),
+        ("learning.lr=0", ["learning.lr=0.0", "above 0"]),
+        ("data.length=6", ["learning.horizon=4 needs clips of", "has 6"]),
+        ("data.image_size=40", ["40", "multiple of 16"]),
+        ("encoder.path=/nowhere", ["/nowhere"]),
+    ],
+)
+def test_what_cannot_work_is_named_with_its_value(capsys, tmp_path, option, words):
+    line = refused(capsys, *TINY, f"run_dir={tmp_path / 'run'}", f"data.cache={tmp_path / 'cache'}", option)
+    assert [word for word in words if word not in line] == [], line
+    assert not (tmp_path / "run").exists()
+
+
+def test_clips_shorter_than_a_window_are_refused(capsys, tmp_path):
+    made = Clips.create(tmp_path / "short", (3, 16, 16))
+    for _ in range(3):
+        made.append(np.zeros((4, 3, 16, 16), np.uint8))
+    line = refused(capsys, *options(tmp_path / "run", tmp_path / "short"))
+    assert (
+        "learning.horizon=4 needs clips of 8 frames" in line
+        and "the longest that is learnt from has 4" in line
+    )
+
+
+def test_a_folder_without_a_readable_film_is_refused(capsys, tmp_path):
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films/broken.mp4").write_bytes(b"nothing")
+    arguments = [*TINY, "data=films", f"data.path={tmp_path / 'films'}", f"data.cache={tmp_path / 'cache'}"]
+    assert run(*arguments, f"run_dir={tmp_path / 'run'}") == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: ") and "holds no readable clip; broken.mp4: it cannot be decoded" in last
+
+
+def test_recordings_go_on_where_they_stopped_and_hold_actions_and_states(tmp_path, capsys):
+    pytest.importorskip("dm_control")
+    config = RecordConfig(task="dmc/cartpole-swingup", episodes=1, image_size=16, action_repeat=100)
+    config.out = str(tmp_path / "parts")
+    record(config)
+    config.episodes = 2
+    record(config)
+    config.out = str(tmp_path / "whole")
+    record(config)
+    one, other = (Clips.open(tmp_path / name) for name in ("parts", "whole"))
+    assert one.lengths.tolist() == other.lengths.tolist() == [11, 11]
+    for a, b in zip(one.window(1, 0, 11), other.window(1, 0, 11), strict=True):
+        assert torch.equal(a, b)
+    assert one.window(0, 0, 11).actions.abs().max() <= 1 and one.action_dim == 1
+    assert len(one.state_names) == one.window(0, 0, 11).states.shape[-1] > 0
+    assert (
+        json.loads((tmp_path / "whole/index.json").read_text())["sources"]
+        == ["dmc/cartpole-swingup random seed 1"] * 2
+    )
