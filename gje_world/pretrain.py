@@ -270,7 +270,7 @@ def export(method: Method, config: PretrainConfig, data: Split, path: Path) -> N
 
 
 def probe_report(path: Path, data: Split, config: PretrainConfig, fabric: Fabric) -> Path:
-    """What the exported encoder is worth, as `gje-probe encoders` measures it: a table, and a page, its path."""
+    """What the exported encoder is worth, as `gje-probe encoders` measures it; the path of the page."""
     parts = spaced(data.train, config.probe_images), spaced(data.test, config.probe_images)
     if any(part.labels is not None for part in parts):
         parts = labelled(parts[0]), labelled(parts[1])

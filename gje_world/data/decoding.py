@@ -67,9 +67,9 @@ def decode(content: bytes, size: int) -> Tensor:
         raise ValueError(str(error) or type(error).__name__) from error
     if image.size != (size, size):
         side = min(image.size)
-        left, top = (image.width - side) / 2, (image.height - side) / 2
-        square = (left, top, left + side, top + side)
-        image = image.resize((size, size), Image.Resampling.BILINEAR, box=square, reducing_gap=2.0)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        square = image.crop((left, top, left + side, top + side))
+        image = square.resize((size, size), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
 
 

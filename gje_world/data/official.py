@@ -30,12 +30,20 @@ CIFAR10_CLASSES: tuple[str, ...] = (
     "ship",
     "truck",
 )
+
+
+def latin1(text: str, encoding: str) -> bytes:
+    """Bytes of a string, as NumPy's pickles hold them."""
+    return text.encode("latin1")
+
+
 # all that a pickled batch of CIFAR is made of, under its names in NumPy 1 and 2
 HARMLESS = {
     ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
     ("numpy._core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
+    ("_codecs", "encode"): latin1,
 }
 
 
