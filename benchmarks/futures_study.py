@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,23 +24,20 @@ from gje_world.evaluation.futures_training import Recipe, VideoPredictor, learn
 from gje_world.plots.style import styled
 from gje_world.training.devices import keep_freed_memory, set_threads
 
+QUICK = Recipe(episodes=3_000, hidden=128, updates=1_500)
+DYNAMICS = replace(QUICK, encoder="dynamics", encoder_resolution=0.1)
 ENCODERS: dict[str, Recipe] = {
-    "random": Recipe(encoder="random"),
-    "dynamics": Recipe(encoder="dynamics", encoder_resolution=0.1),
-    "dynamics, resolution 0.5": Recipe(encoder="dynamics", encoder_resolution=0.5),
-    "dynamics, marginal weight 10": Recipe(
-        encoder="dynamics", encoder_resolution=0.1, objective={"marginal_weight": 10.0}
-    ),
-    "dynamics, SIGReg": Recipe(
-        encoder="dynamics", encoder_resolution=0.1, objective={"marginal": "sigreg", "marginal_weight": 10.0}
-    ),
-    "dynamics, 2 frames": Recipe(encoder="dynamics", encoder_resolution=0.1, frame_stack=2),
-    "dynamics, 4 steps": Recipe(encoder="dynamics", encoder_resolution=0.1, unroll=4),
-    "dynamics, stop-gradient": Recipe(
-        encoder="dynamics", encoder_resolution=0.1, objective={"target": "stop_gradient"}
-    ),
-    "views": Recipe(),
+    "views": QUICK,
+    "dynamics": DYNAMICS,
+    "dynamics, stop-gradient": replace(DYNAMICS, objective={"target": "stop_gradient"}),
+    "random": replace(QUICK, encoder="random"),
+    "dynamics, resolution 0.5": replace(DYNAMICS, encoder_resolution=0.5),
+    "dynamics, SIGReg": replace(DYNAMICS, objective={"marginal": "sigreg", "marginal_weight": 10.0}),
+    "dynamics, marginal weight 10": replace(DYNAMICS, objective={"marginal_weight": 10.0}),
+    "dynamics, 2 frames": replace(DYNAMICS, frame_stack=2),
+    "dynamics, 4 steps": replace(DYNAMICS, unroll=4),
 }
+CONTEXTS = 512
 SHOWN = {
     "probe_rmse": "probe error",
     "recall": "recall",
@@ -83,7 +81,7 @@ def main() -> None:
             rows = list(csv.DictReader(file))
     done = {tuple(row[name] for name in KEY) for row in rows}
     world = make_world(arguments.world, 32)
-    question = ask(world)
+    question = ask(world, contexts=CONTEXTS)
     with Progress() as progress:
         for seed in range(1, arguments.seeds + 1):
             for encoder in arguments.only or ENCODERS:

@@ -31,7 +31,7 @@ from gje_world.pretrained import Pretrained, load_pretrained
 from gje_world.probing.data import ProbeData, with_unlike
 from gje_world.probing.encoder import probe_encoder
 from gje_world.probing.encoders import write_tables
-from gje_world.probing.table import write_rows
+from gje_world.training.tables import write_rows
 from gje_world.training.devices import keep_freed_memory, set_threads
 from gje_world.training.engine import CHANGEABLE as ENGINE_CHANGEABLE
 from gje_world.training.engine import Engine, EngineConfig, Learner

@@ -33,6 +33,7 @@ class RecordConfig:
     task: str = option(MISSING, "dmc/<domain>-<task> or gym/<id>")
     policy: str = option("random", "random, or the run directory of a trained agent, which explores")
     episodes: int = option(100, "recorded in all")
+    length: int | None = option(None, "most frames of an episode; null: all of it")
     out: str | None = option(None, "folder of the clips, or a file .h5 beside them; null: recordings/<task>")
     image_size: int = option(64, "height and width in pixels; with an agent, its own")
     action_repeat: int | None = option(None, "env frames an action is held; null: the task's, or the agent's")
@@ -41,7 +42,7 @@ class RecordConfig:
 
 def record(config: RecordConfig) -> int:
     """Record what is not yet recorded, episode by episode; the exit status."""
-    for name, low in (("episodes", 1), ("image_size", 1), ("action_repeat", 1), ("seed", 0)):
+    for name, low in (("episodes", 1), ("length", 2), ("image_size", 1), ("action_repeat", 1), ("seed", 0)):
         value = getattr(config, name)
         if value is not None and value < low:
             raise ConfigError(f"{name}={value} must be at least {low}")
@@ -66,7 +67,7 @@ def record(config: RecordConfig) -> int:
         todo = range(clips.episodes, config.episodes)
         for episode in track(todo, "episodes", console=console, disable=not console.is_terminal):
             seed = config.seed * EPISODE_SEEDS + episode
-            clips.append(*play(env, begin(seed), seed), source=source)
+            clips.append(*play(env, begin(seed), seed, config.length), source=source)
     finally:
         env.close()
     if out.suffix == ".h5":
@@ -76,9 +77,10 @@ def record(config: RecordConfig) -> int:
 
 
 def play(
-    env: gymnasium.Env, policy: Policy, seed: int
+    env: gymnasium.Env, policy: Policy, seed: int, length: int | None = None
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
-    """One episode: frames `[T, 3, H, W]`, actions `[T-1, A]`, and states `[T, S]` where they are known."""
+    """One episode, or its first `length` frames: frames `[T, 3, H, W]`, actions `[T-1, A]`, and states
+    `[T, S]` where they are known."""
     obs, info = env.reset(seed=seed)
     frames, actions = [obs[-CHANNELS:]], []
     states = [info["state"]] if "state" in info else []
@@ -89,7 +91,7 @@ def play(
         frames.append(obs[-CHANNELS:])
         actions.append(action)
         states += [info["state"]] if "state" in info else []
-        ended = terminated or truncated
+        ended = terminated or truncated or len(frames) == length
     return np.stack(frames), np.stack(actions), np.stack(states) if states else None
 
 

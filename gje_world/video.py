@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 from gje_world.command import run_command
 from gje_world.data.clips import Clips, ClipsError, clip_batches
 from gje_world.data.sources import open_clips
+from gje_world.futures_benchmark import BENCHMARK_ABOUT, BenchmarkConfig, benchmark
 from gje_world.networks import make_encoder
 from gje_world.networks.decoder import Decoder
 from gje_world.networks.exported import PretrainedError
@@ -25,7 +26,7 @@ from gje_world.training.engine import CHANGEABLE, Engine
 from gje_world.training.means import NonFiniteError
 from gje_world.training.ranks import make_fabric, open_run, silence
 from gje_world.training.run_directory import RunDirectory
-from gje_world.training.schedules import warm_cosine
+from gje_world.training.schedules import phases
 from gje_world.training.signals import Stop, stop_on_signals
 from gje_world.video_config import VideoConfig, check, check_lengths, run_path
 from gje_world.video_evaluation import VideoEvaluation
@@ -100,7 +101,7 @@ def make_learner(config: VideoConfig, clips: Clips) -> VideoLearner:
     belief = given(config.belief)
     try:
         if c.path is None:
-            options = {} if c.width is None else {"width": c.width}
+            options = {"width": c.width} if c.name == "conv" else {}
             encoder = make_encoder(c.name, stack * channels, c.dim, side, **options)
         else:
             encoder = load_encoder(c.path)
@@ -127,7 +128,7 @@ def make_learner(config: VideoConfig, clips: Clips) -> VideoLearner:
     some = clips.sample(np.random.default_rng(config.seed), CENTRING_CLIPS, stack, config.data.stride).frames
     model.centre_on(some)
     decoder.centre_on(some[:, -1])
-    return VideoLearner(model, objective, decoder, config.learning)
+    return VideoLearner(model, objective, decoder, config.learning, config.engine.updates)
 
 
 def learn(
@@ -158,7 +159,7 @@ def learn(
         fabric=fabric,
         run=run,
         optimizer=lambda groups: torch.optim.Adam(groups),
-        schedule=warm_cosine(config.engine.updates, c.warm_up),
+        schedule=phases(learner.resting, config.engine.updates - learner.resting, warm_up=c.warm_up),
         seed=config.seed,
         evaluate=evaluate,
         report=lambda running: write_video_report(run.path, running=running),
@@ -177,6 +178,7 @@ def learn(
 
 COMMANDS: dict[str, tuple[str, type, Any, str]] = {
     "train": ("video", VideoConfig, train, ABOUT),
+    "benchmark": ("benchmark", BenchmarkConfig, benchmark, BENCHMARK_ABOUT),
     "record": ("record", RecordConfig, record, RECORD_ABOUT),
 }
 

@@ -23,8 +23,8 @@ class EncoderConfig:
     """What embeds observations."""
 
     name: str = option("conv", f"{', '.join(ENCODERS)}")
-    dim: int = option(32, "embedding dimension D; of a loaded encoder, its own")
-    width: int | None = option(None, "of conv: channels of its first convolutions; null: 32")
+    dim: int = option(16, "embedding dimension D; of a loaded encoder, its own")
+    width: int = option(16, "of conv: channels of its first convolutions")
     path: str | None = option(None, "folder of a pretrained encoder to begin with, or stay with")
     frozen: bool = option(False, "leave the pretrained encoder as it is")
 
@@ -68,15 +68,18 @@ def check(config: VideoConfig) -> None:
         "seed": 0, "frame_stack": 1, "decoder_width": 1, "encoder.dim": 1, "encoder.width": 1,
         "predictor.history": 2, "predictor.hidden": 1, "predictor.layers": 1, "predictor.heads": 1,
         "learning.batch_size": 2, "learning.horizon": 1, "learning.open_loop": 0, "learning.particles": 1,
-        "learning.warm_up": 0, "evaluation.clips": 2, "evaluation.horizon": 1, "evaluation.particles": 2,
+        "learning.warm_up": 0, "learning.views": 0, "learning.noise": 0,
+        "evaluation.clips": 2, "evaluation.horizon": 1, "evaluation.particles": 2,
     }  # fmt: skip
     for name, low in least.items():
         value = value_of(config, name)
         if value is not None and value < low:
             raise ConfigError(f"{name}={value} must be at least {low}")
-    for name in ("lr", "encoder_lr", "decoder_lr"):
+    for name in ("lr", "encoder_lr", "decoder_lr", "finest"):
         if not getattr(config.learning, name) > 0:
             raise ConfigError(f"learning.{name}={getattr(config.learning, name)} must be above 0")
+    if not 0 <= config.learning.settle < 1:
+        raise ConfigError(f"learning.settle={config.learning.settle} must be at least 0 and below 1")
     if config.predictor.name not in PREDICTORS:
         raise ConfigError(f"predictor={config.predictor.name} must be one of {', '.join(PREDICTORS)}")
     if config.encoder.frozen and config.encoder.path is None:

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gje_world.beliefs import Belief
+from gje_world.beliefs import Belief, Gaussian
 from gje_world.data.clips import ClipBatch, Clips
 from gje_world.evaluation import NOMINAL, collapse_gauges, linear_probe_r2, observed_coverage
 from gje_world.evaluation.foresight import Foresight, foresight, marginal_gaussian
+from gje_world.evaluation.heatmap import occlusion_heatmap
 from gje_world.evaluation.pictures import picture_scores
 from gje_world.evaluation.retrieval import mean_reciprocal_rank, retrieval_ranks
 from gje_world.evaluation.surprise import surprise_auroc
@@ -25,6 +26,7 @@ CHUNK = 32  # clips embedded at once
 BINS = 20  # of the PIT histogram
 SHOWN = 5  # sampled futures that are drawn
 PICTURED = 32  # clips that are
+HEATED = 4  # clips of which it is shown what the belief rests on
 DIRECTIONS = 3  # leading eigenvectors of a belief that are drawn
 FAR = 5  # steps ahead at which calibration and retrieval are told beside one step
 SEED = 2**31  # of the windows evaluated on, far from those of training
@@ -56,6 +58,7 @@ class Gallery(NamedTuple):
     mean: Tensor  # [N, H, C, h, w]: decoded from the mean of the beliefs
     samples: Tensor  # [S, N, H, C, h, w]: decoded from sampled futures
     directions: Tensor  # [N, E, 3, C, h, w]: mean minus, plus nothing, plus two std along leading directions
+    heat: Tensor  # [M, h, w]: by how much the next belief's entropy grows where the last frame is hidden
 
 
 class VideoEvaluation:
@@ -127,12 +130,11 @@ class VideoEvaluation:
         return Windows(batch, z, batch.actions[:, skipped:].to(device), batch.states[:, skipped:].to(device))
 
     def beliefs(self, windows: Windows) -> list[Belief]:
-        """At each step ahead; by moments where the belief has them, else by particles."""
+        """At each step ahead: of Gaussian beliefs by moments, else by particles, which keep their shape."""
         past = windows.z[:, : self.past]
-        try:
-            return self.model.propagate(past, windows.actions, "moments")
-        except ValueError:
-            return self.model.propagate(past, windows.actions, "particles", self.config.particles)
+        next = self.model.believe(past[:1], windows.actions[:1, : self.past])
+        method = "moments" if isinstance(next, Gaussian) else "particles"
+        return self.model.propagate(past, windows.actions, method, self.config.particles)
 
     def probes(self, seen: Windows, held_out: Windows, futures: Tensor) -> dict[str, Tensor]:
         """R² of linear probes of the true state: from the embedding, and from the mean of the last belief."""
@@ -161,7 +163,24 @@ class VideoEvaluation:
             mean=self.decoder.draw(mean).cpu(),
             samples=self.decoder.draw(drawn).cpu(),
             directions=self.decoder.draw(leading_directions(beliefs[-1], rows)).cpu(),
+            heat=self.heat(windows).cpu(),
         )
+
+    def heat(self, windows: Windows) -> Tensor:
+        """What the next belief rests on in the newest frame of the first clips `[M, h, w]`, by occlusion."""
+        model, rows = self.model, slice(0, HEATED)
+        actions = windows.actions[rows, : self.past]
+        earlier = windows.z[rows, : self.past - 1]
+        end = model.frame_stack - 1 + self.past
+        frames = windows.batch.frames[rows, end - model.frame_stack : end].to(earlier.device)
+
+        def entropy(newest: Tensor) -> Tensor:
+            seen = torch.cat([frames[:, :-1], newest.unsqueeze(1)], 1)
+            z = torch.cat([earlier, model.embed(seen)], 1)
+            return model.believe(z, actions).entropy() / model.dim
+
+        side = frames.shape[-1] // 8
+        return occlusion_heatmap(entropy, frames[:, -1], window=2 * side, stride=side)
 
 
 def leading_directions(belief: Belief, rows: slice) -> Tensor:

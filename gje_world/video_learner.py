@@ -1,4 +1,4 @@
-"""How a video model learns: beliefs about the next embedding and later ones, and a decoder to look with."""
+"""How a video model learns: to see and to predict, then, the encoder at rest, how sure it may be."""
 
 from __future__ import annotations
 
@@ -6,14 +6,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from gje_world.beliefs import make_head
 from gje_world.data.clips import ClipBatch
+from gje_world.networks import mlp
 from gje_world.networks.decoder import Decoder
 from gje_world.objectives import Objective
+from gje_world.objectives.statistics import distributed
 from gje_world.options import option
 from gje_world.training.engine import Learner
 from gje_world.video_model import VideoModel
+from gje_world.world_model import LOG_STD_BOUNDS
+
+DECODED = 8  # clips of a batch that the decoder learns from: it is for looking only, and may not cost much
+VIEW_HIDDEN = 128
 
 
 @dataclass
@@ -21,34 +28,56 @@ class LearningConfig:
     """How a video model learns."""
 
     batch_size: int = option(32, "clips an update learns from")
-    horizon: int = option(4, "embeddings of a clip after the predictor's history")
+    horizon: int = option(2, "embeddings of a clip after the predictor's history")
+    views: float = option(1.0, "weight of telling an embedding from a noisy view of its observation")
+    noise: float = option(20.0, "standard deviation of a view's pixels, in grey levels")
     open_loop: float = option(0.0, "weight of the beliefs along sampled futures, over those after true pasts")
     particles: int = option(4, "sampled futures of each clip")
-    lr: float = option(5e-4, "learning rate of the predictor")
-    encoder_lr: float = option(1e-3, "learning rate of the encoder")
-    decoder_lr: float = option(1e-3, "learning rate of the decoder")
-    warm_up: int = option(100, "updates in which the learning rates rise; they fall to zero along a cosine")
+    settle: float = option(0.4, "share of the updates, at the end, in which the encoder rests")
+    finest: float = option(0.02, "resolution of the likelihood at the end, to which it falls meanwhile")
+    lr: float = option(1e-3, "learning rate of the predictor")
+    encoder_lr: float = option(2e-3, "learning rate of the encoder")
+    decoder_lr: float = option(2e-3, "learning rate of the decoder")
+    warm_up: int = option(50, "updates in which the learning rates rise, in either phase, before they fall")
 
 
 class VideoLearner(Learner):
     """A video model, its objective, and the decoder, which learns from embeddings but teaches them nothing.
+
+    A free encoder is paid for making invisible what it cannot predict. So it learns by two terms: to be
+    predicted, and to be told from noisy views of itself, which keeps what can be seen. Then it rests, and the
+    predictor alone goes on learning, by a likelihood at ever finer resolution: its spread comes to be that of
+    embeddings which no longer move.
 
     Arguments:
         model: what learns to predict.
         objective: tells the loss of a belief.
         decoder: draws the newest frame of an embedding.
         config: weights and learning rates.
+        updates: of the whole run.
     """
 
-    def __init__(self, model: VideoModel, objective: Objective, decoder: Decoder, config: LearningConfig):
+    def __init__(
+        self,
+        model: VideoModel,
+        objective: Objective,
+        decoder: Decoder,
+        config: LearningConfig,
+        updates: int,
+    ):
         super().__init__()
         self.model, self.objective, self.decoder, self.config = model, objective, decoder, config
         self.target_encoder = objective.momentum_encoder(model.encoder)
+        head = make_head("diagonal", VIEW_HIDDEN, model.dim, log_std_bounds=LOG_STD_BOUNDS)
+        self.view_predictor = nn.Sequential(mlp(model.dim, VIEW_HIDDEN, 1), head)
+        self.resting = 0 if model.frozen else updates - round(config.settle * updates)  # from this update on
+        self.updates, self.resolution = updates, getattr(objective, "resolution", 0.0)
+        self.update = 0  # that comes next
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         c, encoder = self.config, self.model.encoder
         held = {id(parameter) for part in (encoder, self.decoder) for parameter in part.parameters()}
-        held |= {id(parameter) for parameter in (self.target_encoder or torch.nn.Module()).parameters()}
+        held |= {id(parameter) for parameter in (self.target_encoder or nn.Module()).parameters()}
         groups = [
             {"params": [p for p in self.parameters() if id(p) not in held], "lr": c.lr},
             {"params": list(self.decoder.parameters()), "lr": c.decoder_lr},
@@ -58,37 +87,71 @@ class VideoLearner(Learner):
         return groups
 
     def forward(self, batch: ClipBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of `batch` and its parts: what is said of each embedding after those before it, of later ones
-        along sampled futures, and the marginal term of all."""
+        """Loss of `batch`, by phase, and the decoder's, whose gradients reach nothing else; parts of it."""
         model, objective, c = self.model, self.objective, self.config
-        z = model.embed(batch.frames)  # [B, L, D]
+        resting = self.update >= self.resting
+        if resting and self.resolution:
+            objective.resolution = self.annealed()  # type: ignore[assignment]
+        with torch.set_grad_enabled(not resting):
+            z = model.embed(batch.frames)  # [B, L, D]
         z_target = z if self.target_encoder is None else self.embed_target(batch.frames)
         actions = batch.actions[:, model.frame_stack - 1 :]
         belief = model.believe_each(z[:, :-1], actions)
-        parts = {
-            "loss/nll": objective.predict(belief, z_target[:, 1:]).mean(),
-            "loss/marginal": objective.marginal(z),
+        parts = {"loss/nll": objective.predict(belief, z_target[:, 1:]).mean()}
+        weights = {
+            "loss/nll": 1.0,
+            "loss/views": c.views,
+            "loss/marginal": 1.0,
+            "loss/open_loop": c.open_loop,
         }
-        loss = parts["loss/nll"] + parts["loss/marginal"]
+        if not resting:
+            parts["loss/marginal"] = objective.marginal(z)
+            if c.views:
+                parts["loss/views"] = self.view_error(z, batch.frames)
         if c.open_loop:
-            past = z.shape[1] - c.horizon
-            later = model.unroll(z[:, :past], actions, c.particles)[1:]
-            targets = z_target[:, past + 1 :].unbind(1)
-            each = [
-                objective.predict(each, target).mean() for each, target in zip(later, targets, strict=True)
-            ]
-            parts["loss/open_loop"] = torch.stack(each).mean()
-            loss = loss + c.open_loop * parts["loss/open_loop"]
+            parts["loss/open_loop"] = self.open_loop_error(z, z_target, actions)
+        loss = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
         parts["loss/decoder"] = self.decoder_error(z.detach(), batch.frames)
         metrics = {name: value.detach() for name, value in parts.items()}
         metrics["belief/std"] = belief.variance.detach().mean().sqrt()
-        return loss + parts["loss/decoder"], metrics
+        loss = loss + parts["loss/decoder"]
+        if resting and distributed():  # ranks wait for a gradient of every parameter
+            loss = loss + 0.0 * torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum()
+        return loss, metrics
+
+    def annealed(self) -> float:
+        """Resolution of the likelihood now: it falls geometrically over the first 60 % of the second phase.
+
+        What is far apart is found first, so that no component of a mixture is left without a share.
+        """
+        progress = (self.update - self.resting) / max(1, 0.6 * (self.updates - self.resting))
+        return self.resolution * min(1.0, self.config.finest / self.resolution) ** min(1.0, progress)
+
+    def view_error(self, z: Tensor, frames: Tensor) -> Tensor:
+        """Loss of an embedding of each clip, of `z [B, L, D]`, as told from a noisy view of what it is of."""
+        rows, place = self.random_places(z)
+        obs = self.model.stacked(frames)[rows, place]
+        noisy = obs.float() + self.config.noise * torch.randn(obs.shape, device=obs.device)
+        view = self.model.encoder(noisy.round().clamp(0, 255).to(torch.uint8))
+        return self.objective.predict(self.view_predictor(view).translate(view), z[rows, place]).mean()
+
+    def open_loop_error(self, z: Tensor, z_target: Tensor, actions: Tensor) -> Tensor:
+        """Loss of the embeddings after the history of each clip but the first, along sampled futures."""
+        past = z.shape[1] - self.config.horizon
+        later = self.model.unroll(z[:, :past], actions, self.config.particles)[1:]
+        targets = z_target[:, past + 1 :].unbind(1)
+        each = [self.objective.predict(b, target).mean() for b, target in zip(later, targets, strict=True)]
+        return torch.stack(each).mean()
 
     def decoder_error(self, z: Tensor, frames: Tensor) -> Tensor:
-        """Error of the pictures of one embedding of each clip, drawn at random, of `z [B, L, D]`."""
-        rows = torch.arange(len(z), device=z.device)
-        place = torch.randint(z.shape[1], (len(z),), device=z.device)
+        """Error of the pictures of an embedding each of a few clips, of `z [B, L, D]`."""
+        rows, place = self.random_places(z[:DECODED])
         return self.decoder.error(z[rows, place], frames[rows, place + self.model.frame_stack - 1])
+
+    def random_places(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Indices of one random embedding of each clip of `z [B, L, D]`."""
+        rows = torch.arange(len(z), device=z.device)
+        return rows, torch.randint(z.shape[1], (len(z),), device=z.device)
 
     @torch.no_grad()
     def embed_target(self, frames: Tensor) -> Tensor:
@@ -96,3 +159,13 @@ class VideoLearner(Learner):
         assert self.target_encoder is not None
         self.target_encoder.update_parameters(self.model.encoder)
         return self.model.embed(frames, self.target_encoder)
+
+    def after_update(self, update: int) -> None:
+        self.update = update + 1
+
+    def get_extra_state(self) -> int:
+        """The update that comes next, for checkpoints."""
+        return self.update
+
+    def set_extra_state(self, state: int) -> None:
+        self.update = state

@@ -49,6 +49,7 @@ class Simulated(World):
     """
 
     contexts = 256  # each draw is a run of the simulator
+    most_episodes = 2_000
 
     def __init__(self, simulator: Simulator, size: int, scored: tuple[str, ...]):
         super().__init__(size)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -28,12 +28,11 @@ from gje_world.evaluation.scores import LEVELS, energy_score, mass_near
 CONTEXT = 5  # frames a predictor sees, the last of them the one after which it is open what happens
 HORIZON = 5  # steps ahead
 DRAWS = 100  # of each context, for the energy score and the calibration
-MODE_CONTEXTS, MODE_DRAWS = 256, 1000  # of the scores of modes
+MODE_CONTEXTS, MODE_DRAWS = 128, 1000  # of the scores of modes
 PROBE_EPISODES = 1500  # a fifth of them tells the probe's error
 SEED = 20_311  # frozen: the same contexts for every predictor, and for none of them seen in training
 CHUNK = 64  # contexts predicted at once
-
-Rows = dict[str, Any]
+SHOWN = 3  # contexts whose draws are kept, to be looked at
 
 
 class Predictor(Protocol):
@@ -77,6 +76,7 @@ class Scores:
     row: dict[str, float | None]
     steps: dict[str, list[float]]  # each score that has one at every step ahead
     pit: Tensor  # [H, N]
+    shown: Tensor  # [DRAWS, H, SHOWN, V]: draws for the first contexts
 
 
 def ask(world: World, seed: int = SEED, contexts: int | None = None) -> Question:
@@ -178,7 +178,7 @@ def score_draws(
     for level in LEVELS:
         name = f"coverage_error_{100 * level:.0f}"
         row[f"{name}_1"], row[f"{name}_{HORIZON}"] = steps[name][0], steps[name][-1]
-    return Scores(row, steps, pit)
+    return Scores(row, steps, pit, drawn[:, :, :SHOWN])
 
 
 def _mode_scores(

@@ -46,15 +46,14 @@ def nll_gap(mass: Tensor, probabilities: Tensor, count: int) -> Tensor:
 
     .. math:: \mathrm{KL}(p \,\|\, \hat p), \qquad \hat p_k = (n_k + \tfrac12) / (n + \tfrac K2)
 
-    with `n_k` of `n` draws on mode `k` (the estimate of Krichevsky and Trofimov, 1981, finite also where a
-    mode was never drawn).
+    with `n_k` of all `n` draws on mode `k` (the estimate of Krichevsky and Trofimov, 1981, finite also where
+    a mode was never drawn); draws on no mode are lost.
 
     Arguments:
         mass: `[B, K]`, as for `total_variation`.
         count: of the draws that the masses are shares of.
     """
-    hits = mass * count
-    share = (hits + 0.5) / (hits.sum(-1, keepdim=True) + 0.5 * len(probabilities))
+    share = (mass * count + 0.5) / (count + 0.5 * len(probabilities))
     return (probabilities * (probabilities.log() - share.log())).sum(-1)
 
 

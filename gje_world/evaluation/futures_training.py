@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ LENGTH = 12  # frames of a training episode
 PART = 500  # episodes made and embedded at once
 ENCODERS = ("views", "dynamics", "random")
 BELIEFS: dict[str, dict[str, Any]] = {
-    "mixture": {"name": "mixture", "components": 16},
+    "mixture": {"name": "mixture", "components": 16, "rank": 2},
     "diagonal": {"name": "diagonal"},
     "flow": {"name": "flow"},
     "squared_error": {"name": "point"},
@@ -51,9 +51,9 @@ class Recipe:
     objective: dict[str, Any] = field(default_factory=dict)  # options of the encoder's, beside its resolution
     unroll: int = 0  # dynamics: steps also learnt along sampled futures
     history: int = 3  # embeddings that the predictor looks at
-    hidden: int = 128
+    hidden: int = 256
     layers: int = 3
-    episodes: int = 10_000  # that beliefs are learnt from
+    episodes: int = 40_000  # that beliefs are learnt from: of fewer, which way was taken is learnt by heart
     updates: int = 4_000
     batch: int = 64
     lr: float = 2e-3
@@ -79,25 +79,46 @@ def learn(world: World, recipe: Recipe, seed: int, advance: Callable[[], None] =
     """A model of the world, learnt from episodes of that seed.
 
     Arguments:
-        advance: called after each of the `encoder_updates + updates` gradient steps.
+        advance: called after each of `recipe.encoder_updates + recipe.updates` gradient steps.
     """
+    encoder = learn_encoder(world, recipe, seed, advance)
+    model = around(encoder, world, recipe, seed)
+    learn_beliefs(model, embed_episodes(model, world, recipe, seed), recipe, seed, advance)
+    return model
+
+
+def learn_encoder(
+    world: World, recipe: Recipe, seed: int, advance: Callable[[], None] = lambda: None
+) -> ConvEncoder:
+    """The encoder of a recipe: the same one whatever belief is then learnt with it."""
+    recipe = replace(recipe, belief="mixture")
     torch.manual_seed(seed)
     channels = world.frame_shape[0] * recipe.frame_stack
     encoder = ConvEncoder(channels, recipe.dim, world.size, recipe.width)
-    frames = episodes(world, seed, 0)
+    frames, _ = episodes(world, seed, 0)
     whole = make_model(encoder, recipe, frozen=False)
     whole.centre_on(frames[:100])
     if recipe.encoder == "dynamics":
         learn_by_dynamics(whole, frames, recipe, seed, advance)
     elif recipe.encoder == "views":
         learn_by_views(encoder, whole.stacked(frames).flatten(0, 1), recipe, seed, advance)
+    return encoder
+
+
+def around(encoder: ConvEncoder, world: World, recipe: Recipe, seed: int) -> VideoModel:
+    """A new model around a finished encoder, whose embeddings it brings to unit scale."""
+    torch.manual_seed(seed)
     model = make_model(encoder, recipe, frozen=True)
-    model.centre_on(frames)
-    with torch.no_grad():
-        parts = range(-(-recipe.episodes // PART))
-        z = torch.cat([model.embed(clip) for k in parts for clip in episodes(world, seed, k).split(50)])
-    learn_beliefs(model, z[: recipe.episodes], recipe, seed, advance)
-    return model.eval().requires_grad_(False)
+    model.centre_on(episodes(world, seed, 0)[0])
+    return model
+
+
+@torch.no_grad()
+def embed_episodes(model: VideoModel, world: World, recipe: Recipe, seed: int) -> Tensor:
+    """Embeddings `[N, T, D]` of the episodes that beliefs are learnt from."""
+    parts = range(-(-recipe.episodes // PART))
+    z = torch.cat([model.embed(clips) for k in parts for clips in episodes(world, seed, k)[0].split(50)])
+    return z[: recipe.episodes]
 
 
 def learn_by_views(
@@ -167,6 +188,7 @@ def learn_beliefs(
 
     learnt = nn.ModuleList([model.predictor, model.head])
     descend(learnt, loss, recipe.updates, recipe.lr, advance)
+    model.eval().requires_grad_(False)
 
 
 def descend(
@@ -208,10 +230,10 @@ def encoder_objective(recipe: Recipe) -> Objective:
     )
 
 
-def episodes(world: World, seed: int, part: int) -> Tensor:
-    """Training episodes, uint8 `[PART, LENGTH, C, H, W]`: the `part`-th five hundred of a seed."""
-    frames, _ = world.generate(np.random.default_rng([seed, part]), PART, LENGTH)
-    return torch.from_numpy(frames)
+def episodes(world: World, seed: int, part: int) -> tuple[Tensor, np.ndarray]:
+    """Training episodes, uint8 `[PART, LENGTH, C, H, W]` and their states: the `part`-th of a seed."""
+    frames, states = world.generate(np.random.default_rng([seed, part]), PART, LENGTH)
+    return torch.from_numpy(frames), states
 
 
 def no_action(z: Tensor, steps: int) -> Tensor:

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from gje_world.plots.page import Page, Section, Tile, render
+from gje_world.plots.boards import MISSING, Board, draw_boards, neither
+from gje_world.plots.page import Tile
 from gje_world.plots.style import BLUE, INK, MUTED, styled
-from gje_world.training.atomic import replacing
+from gje_world.plots.table_report import write_table_report
 
 Rows = Sequence[Mapping[str, Any]]
 Portraits = Mapping[str, Mapping[str, npt.NDArray]]
-
-GOOD_TO_BAD = LinearSegmentedColormap.from_list("good to bad", ["#cfe3d4", "#fbf3dc", "#efc0a4"])
-MISSING = "–"
 
 
 @styled
@@ -52,48 +49,9 @@ def gallery(portraits: Portraits) -> Figure:
     return figure
 
 
-@styled
 def scoreboard(rows: Rows) -> Figure:
     """What each belief lacks on each task, mean over seeds, and what it costs. Green is good."""
-    tasks, beliefs = (list(dict.fromkeys(row[name] for row in rows)) for name in ("task", "belief"))
-    boards: tuple[tuple[str, Callable[[Mapping[str, Any]], float | None], Callable, Callable], ...] = (
-        ("NLL above the truth's (nats per dimension)", lambda row: row["nll_gap"], "{:.3f}".format, _log_gap),
-        ("modes found", lambda row: row["mode_recall"], "{:.0%}".format, lambda recall: 1 - recall),
-        ("largest coverage error at 50, 90, 95 %", _worst_coverage, "{:.1%}".format, lambda e: e / 0.1),
-        (
-            "energy score above the truth's",
-            lambda row: row["energy_excess"],
-            "{:.3f}".format,
-            lambda e: e / 0.2,
-        ),
-        (
-            "seconds of 1,000 updates",
-            lambda row: row["seconds_per_1000_updates"],
-            "{:.1f}".format,
-            lambda _: math.nan,
-        ),
-    )
-    height = 0.27 * len(tasks) + 0.75
-    figure = Figure(figsize=(0.72 * len(beliefs) + 1.2, height * len(boards)), layout="constrained")
-    for axes, (title, value, written, badness) in zip(
-        figure.subplots(len(boards), 1, squeeze=False).flat, boards, strict=True
-    ):
-        shown = np.full((len(tasks), len(beliefs)), np.nan)
-        for i, task in enumerate(tasks):
-            for j, belief in enumerate(beliefs):
-                found = [value(row) for row in rows if (row["task"], row["belief"]) == (task, belief)]
-                known = [number for number in found if number is not None]
-                text = written(mean(known)) if known else MISSING
-                if known:
-                    shown[i, j] = badness(mean(known))
-                axes.text(j, i, text, ha="center", va="center", fontsize=7, color=INK if known else MUTED)
-        axes.imshow(shown, cmap=GOOD_TO_BAD, vmin=0, vmax=1, aspect="auto")
-        axes.set_title(title)
-        axes.set_xticks(range(len(beliefs)), [belief.replace("_", " ") for belief in beliefs])
-        axes.set_yticks(range(len(tasks)), [task.replace("_", " ") for task in tasks])
-        axes.grid(False)
-        axes.tick_params(length=0)
-    return figure
+    return draw_boards(rows, "task", "belief", BOARDS)
 
 
 def write_report(run_dir: Path, rows: Rows, portraits: Portraits, config: str) -> Path:
@@ -104,8 +62,7 @@ def write_report(run_dir: Path, rows: Rows, portraits: Portraits, config: str) -
         portraits: as for `gallery`.
         config: the suite's options, as text.
     """
-    sections = []
-    for name, title, caption, figure in (
+    figures = (
         (
             "gallery",
             "Samples",
@@ -114,26 +71,10 @@ def write_report(run_dir: Path, rows: Rows, portraits: Portraits, config: str) -
             gallery(portraits),
         ),
         ("scoreboard", "Scores", "On held-out data, mean over seeds.", scoreboard(rows)),
-    ):
-        path = run_dir / "plots" / f"{name}.png"
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format="png")
-        sections.append(Section(title, caption, "", path.read_bytes(), round(90 * figure.get_figwidth())))
-    tiles = [Tile(f"{gap:.3f}", f"{task.replace('_', ' ')}: {belief}") for task, belief, gap in best(rows)]
-    page = Page(
-        title="Ambiguity suite",
-        subtitle="NLL above the truth's in nats per dimension, by the best belief of each task",
-        state="finished",
-        running=False,
-        done=1.0,
-        tiles=tiles,
-        sections=sections,
-        config=config,
     )
-    report = run_dir / "report.html"
-    with replacing(report) as temporary:
-        temporary.write_text(render(page), encoding="utf-8")
-    return report
+    tiles = [Tile(f"{gap:.3f}", f"{task.replace('_', ' ')}: {belief}") for task, belief, gap in best(rows)]
+    subtitle = "NLL above the truth's in nats per dimension, by the best belief of each task"
+    return write_table_report(run_dir, "Ambiguity suite", subtitle, figures, tiles, config)
 
 
 def best(rows: Rows) -> list[tuple[str, str, float]]:
@@ -155,3 +96,19 @@ def _worst_coverage(row: Mapping[str, Any]) -> float:
 def _log_gap(gap: float) -> float:
     """From 0 at 0.01 nats to 1 at 1 nat."""
     return math.log10(max(gap, 0.01)) / 2 + 1
+
+
+BOARDS = (
+    Board(
+        "NLL above the truth's (nats per dimension)", lambda row: row["nll_gap"], "{:.3f}".format, _log_gap
+    ),
+    Board("modes found", lambda row: row["mode_recall"], "{:.0%}".format, lambda recall: 1 - recall),
+    Board("largest coverage error at 50, 90, 95 %", _worst_coverage, "{:.1%}".format, lambda e: e / 0.1),
+    Board(
+        "energy score above the truth's",
+        lambda row: row["energy_excess"],
+        "{:.3f}".format,
+        lambda e: e / 0.2,
+    ),
+    Board("seconds of 1,000 updates", lambda row: row["seconds_per_1000_updates"], "{:.1f}".format, neither),
+)

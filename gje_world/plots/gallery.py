@@ -66,6 +66,20 @@ def directions_grid(directions: Tensor) -> Figure:
     return picture_table(lines, names, ["−2 std", "mean", "+2 std", "difference"])
 
 
+def heat_grid(frames: Tensor, heat: Tensor) -> Figure:
+    """The newest frame of clips, and what of it the next belief rests on.
+
+    Arguments:
+        frames: uint8 `[M, C, h, w]`.
+        heat: `[M, h, w]`, positive where the belief is less sure if the place is hidden.
+    """
+    signed = coloured(0.5 + 0.5 * heat.numpy() / max(float(heat.abs().max()), 1e-6), "RdBu_r")
+    lines = [[as_image(frame) for frame in frames], list(signed)]
+    return picture_table(
+        lines, ["newest frame", "entropy"], [f"clip {index + 1}" for index in range(len(heat))]
+    )
+
+
 def coloured(values: npt.NDArray[np.floating], name: str) -> Image:
     """`values [..., h, w]` from 0 to 1 in the colours of a map, `[..., h, w, 3]`."""
     return matplotlib.colormaps[name](values, bytes=True)[..., :3]

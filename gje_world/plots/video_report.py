@@ -11,7 +11,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from gje_world.plots import foresight
-from gje_world.plots.gallery import directions_grid, futures_film, futures_grid
+from gje_world.plots.gallery import directions_grid, futures_film, futures_grid, heat_grid
 from gje_world.plots.page import Page, Section, Tile, render
 from gje_world.plots.report import figure_section
 from gje_world.training.atomic import replacing
@@ -69,6 +69,12 @@ GRIDS = (
         "samples differ.",
     ),
     (
+        "heat",
+        "What the belief rests on",
+        "By how much the entropy of the belief about the next embedding grows (red) or falls (blue) where a "
+        "grey square hides a part of the newest frame.",
+    ),
+    (
         "directions",
         "What could change",
         "The leading directions of the last belief's covariance, decoded two standard deviations to either "
@@ -83,7 +89,11 @@ def save_gallery(run_dir: Path, update: int, gallery: Gallery) -> dict[str, str]
     film = run_dir / "films" / f"update_{update:09d}.mp4"
     futures_film(film, gallery.past, gallery.truth, gallery.mean, gallery.samples)
     parts = gallery.past[0], gallery.truth[0], gallery.mean[0], gallery.samples[:, 0]
-    figures = {"futures": futures_grid(*parts), "directions": directions_grid(gallery.directions[0])}
+    figures = {
+        "futures": futures_grid(*parts),
+        "heat": heat_grid(gallery.past[: len(gallery.heat), -1], gallery.heat),
+        "directions": directions_grid(gallery.directions[0]),
+    }
     for name, figure in figures.items():
         with replacing(run_dir / "plots" / f"{name}.png") as temporary:
             figure.savefig(temporary, format="png", dpi=160)

@@ -9,19 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Generator
 
 from gje_world.evaluation.ambiguity import BELIEFS, COVERAGE_ERRORS, fit, fits, measure, portrait
 from gje_world.evaluation.ambiguous_tasks import TASKS
 from gje_world.options import ConfigError, option, plain_value
 from gje_world.plots.ambiguity import write_report
-from gje_world.probing.table import Row, read_rows, write_rows
 from gje_world.training.atomic import replacing
 from gje_world.training.devices import choose_device, keep_freed_memory, set_threads
 from gje_world.training.origin import origin
 from gje_world.training.run_directory import RunDirectory
+from gje_world.training.suite import fill_table
+from gje_world.training.tables import Row
 
 ABOUT = """
 gje-probe ambiguity: fit every belief to small tasks whose truth is known and squared loss must fail.
@@ -104,23 +103,17 @@ def ambiguity(config: AmbiguityConfig) -> int:
         if fits(belief, TASKS[task])
     ]
     with RunDirectory.open(config.run_dir, plain_value(config), changeable=CHANGEABLE) as run:
-        table, folder = run.path / "ambiguity.csv", run.path / "portraits"
+        folder = run.path / "portraits"
         folder.mkdir(exist_ok=True)
-        rows = read_rows(table, KINDS)
-        done = {(row["task"], row["belief"], row["seed"]) for row in rows}
-        console = Console(stderr=True)
-        look = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*look, console=console, disable=not console.is_terminal) as progress:
-            suite = progress.add_task("fits", total=len(wanted))
-            updates = progress.add_task("updates", total=config.updates)
-            advance = partial(progress.advance, updates)
-            for task, belief, seed in wanted:
-                if (task, belief, seed) not in done:
-                    progress.reset(updates, description=f"{task}, {belief}, seed {seed}")
-                    rows.append(fit_and_measure(config, task, belief, seed, folder, advance))
-                    write_rows(table, rows)
-                    console.print(told(rows[-1]), highlight=False, soft_wrap=True)
-                progress.advance(suite)
+        rows = fill_table(
+            run.path / "ambiguity.csv",
+            wanted,
+            ("task", "belief", "seed"),
+            partial(fit_and_measure, config, folder),
+            updates=config.updates,
+            told=told,
+            kinds=KINDS,
+        )
         rows = sorted(
             rows, key=lambda row: (TASK_ORDER[row["task"]], BELIEF_ORDER[row["belief"]], row["seed"])
         )
@@ -131,7 +124,7 @@ def ambiguity(config: AmbiguityConfig) -> int:
 
 
 def fit_and_measure(
-    config: AmbiguityConfig, task: str, belief: str, seed: int, folder: Path, advance: Callable[[], None]
+    config: AmbiguityConfig, folder: Path, task: str, belief: str, seed: int, advance: Callable[[], None]
 ) -> Row:
     """Fits one belief to one task; its row. Its portrait is saved in `folder`."""
     device, subject = choose_device(config.device), TASKS[task]

@@ -33,7 +33,7 @@ from gje_world.options import ConfigError
 from gje_world.pretrained import Pretrained
 from gje_world.probing.data import ProbeData
 from gje_world.probing.subject import VIEWS, Foresight, Subject
-from gje_world.probing.table import Row
+from gje_world.training.tables import Row
 
 FOR_TEMPERATURE = 0.1  # share of the training images kept from the probe, to fit temperatures on
 HEATMAPS = 8  # images

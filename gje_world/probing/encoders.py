@@ -22,11 +22,12 @@ from gje_world.plots.encoders import write_report
 from gje_world.pretrained import load_pretrained
 from gje_world.probing.data import ProbeData, hold_out_classes, probe_data, with_unlike
 from gje_world.probing.encoder import Arrays, check_shape, images_to_embed, probe_encoder
-from gje_world.probing.table import Row, markdown, read_rows, write_rows
+from gje_world.probing.table import markdown
 from gje_world.training.atomic import replacing
 from gje_world.training.devices import choose_device, keep_freed_memory, set_threads
 from gje_world.training.origin import origin
 from gje_world.training.run_directory import RunDirectory
+from gje_world.training.tables import Row, read_rows, write_rows
 
 ABOUT = """
 gje-probe encoders: what pretrained encoders are worth, on images they were not trained on.

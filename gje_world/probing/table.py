@@ -1,43 +1,12 @@
-"""Tables of results on disk: CSV to go on from, Markdown to read."""
+"""Tables of results to read, the best of each column in bold."""
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gje_world.training.atomic import replacing
-
-Row = dict[str, Any]
-
-
-def read_rows(path: Path, kinds: Mapping[str, Callable[[str], Any]]) -> list[Row]:
-    """Rows of a table so far, an empty cell as None; none where there is no file.
-
-    Arguments:
-        kinds: what makes a value of a cell, by column; of those not named, `float`.
-    """
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [
-            {name: kinds.get(name, float)(cell) if cell else None for name, cell in row.items()}
-            for row in csv.DictReader(file)
-        ]
-
-
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """All rows anew, so that a kill leaves the table with or without the last one, never half of it.
-
-    A column that some rows lack is empty in theirs.
-    """
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    with replacing(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+from gje_world.training.tables import Row
 
 
 def markdown(rows: Sequence[Row], columns: Mapping[str, str]) -> str:

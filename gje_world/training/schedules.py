@@ -16,3 +16,17 @@ def warm_cosine(updates: int, warm_up: int = 0) -> Callable[[int], float]:
         return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
     return factor
+
+
+def phases(*lengths: int, warm_up: int = 0) -> Callable[[int], float]:
+    """`warm_cosine` over each phase of so many updates, one after the other."""
+    parts = [(length, warm_cosine(length, min(warm_up, length))) for length in lengths]
+
+    def factor(update: int) -> float:
+        for length, part in parts:
+            if update < length:
+                return part(update)
+            update -= length
+        return 0.0
+
+    return factor

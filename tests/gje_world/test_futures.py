@@ -139,7 +139,8 @@ def test_neighbours_answer_with_futures_that_followed(junction):
 def test_the_total_variation_and_the_gap_of_what_fell_on_no_mode():
     nothing, even = torch.zeros(1, 2), torch.tensor([0.5, 0.5])
     assert float(total_variation(nothing, even)) == 1
-    assert float(nll_gap(nothing, even, 1000)) == pytest.approx(0)  # it says nothing, that is even
+    assert float(nll_gap(nothing, even, 1000)) == pytest.approx(np.log(0.5 / (0.5 / 1001)))
+    assert float(nll_gap(even[None], even, 1000)) == pytest.approx(0, abs=1e-6)
 
 
 def test_ranks_are_uniform_where_values_are_drawn_like_the_samples_ties_and_all():

@@ -1,0 +1,1 @@
+"""Configuration groups of `gje-train` alone."""

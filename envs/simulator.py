@@ -1,0 +1,56 @@
+"""A task of the DM Control suite that can be put into any of its states and drawn there."""
+
+from typing import Any, cast
+
+import gymnasium
+import numpy as np
+
+from envs.making import make
+from envs.wrappers import PixelObservation
+
+_FOREVER = 10**9  # env frames: what goes back to earlier states has no end
+
+
+class Simulator:
+    """One task; actions are in [-1, 1], each held for the task's action repeat.
+
+    Args:
+        id: `dmc/<domain>-<task>`.
+        image_size: height and width of what `frame` returns, in pixels.
+    """
+
+    def __init__(self, id: str, image_size: int) -> None:
+        env: gymnasium.Env = make(id, frame_stack=1, image_size=image_size, time_limit=_FOREVER)
+        assert env.action_space.shape is not None
+        self._suite = cast(Any, env.unwrapped)  # envs.dmc.SuiteEnv, to be imported once its backend is chosen
+        self.action_dim: int = env.action_space.shape[0]
+        while not isinstance(env, PixelObservation):
+            assert isinstance(env, gymnasium.Wrapper)
+            env = env.env
+        self._acting = env.env  # what takes the actions, without drawing
+        self.observation_names: tuple[str, ...] = self._suite.state_names
+        self._observation = np.zeros(len(self.observation_names), np.float32)
+
+    def reset(self, seed: int) -> None:
+        """Begin an episode."""
+        self._observation, _ = self._acting.reset(seed=seed)
+
+    def state(self) -> np.ndarray:
+        """All that the simulation goes on from, float64 [P]."""
+        return self._suite.physics_state()
+
+    def go_to(self, state: np.ndarray) -> None:
+        """Go on from a `state` [P]."""
+        self._observation = self._suite.go_to(state)
+
+    def step(self, action: np.ndarray) -> None:
+        """Hold an action, float32 [A]."""
+        self._observation = self._acting.step(action)[0]
+
+    def observation(self) -> np.ndarray:
+        """The task's own observation, float32 [S], named by `observation_names`."""
+        return self._observation
+
+    def frame(self) -> np.ndarray:
+        """The state drawn, uint8 [3, H, W]."""
+        return np.ascontiguousarray(self._suite.render().transpose(2, 0, 1))

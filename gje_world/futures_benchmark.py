@@ -1,0 +1,266 @@
+"""`gje-video benchmark`: every predictor in every world of known law, in one table and on one page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gje_world.data.simulated import Simulated
+from gje_world.data.world import World
+from gje_world.data.worlds import WORLDS, make_world
+from gje_world.evaluation.futures import (
+    CONTEXT,
+    HORIZON,
+    SHOWN,
+    Predictor,
+    Question,
+    Scores,
+    ask,
+    score,
+    score_oracle,
+)
+from gje_world.evaluation.futures_baselines import NearestNeighbours
+from gje_world.evaluation.futures_training import (
+    PART,
+    Recipe,
+    VideoPredictor,
+    around,
+    embed_episodes,
+    episodes,
+    learn_beliefs,
+    learn_encoder,
+)
+from gje_world.evaluation.scores import LEVELS
+from gje_world.networks import ConvEncoder
+from gje_world.options import ConfigError, option, plain_value
+from gje_world.plots.futures import write_report
+from gje_world.training.atomic import replacing
+from gje_world.training.devices import keep_freed_memory, set_threads
+from gje_world.training.origin import origin
+from gje_world.training.run_directory import RunDirectory
+from gje_world.training.suite import fill_table
+from gje_world.training.tables import Row, write_markdown
+
+SIMULATED = {"cartpole": "dmc/cartpole-swingup", "reacher": "dmc/reacher-easy"}
+NAMES = (*WORLDS, *SIMULATED)
+UNLEARNT = ("oracle", "nearest_neighbour")
+MOST_NEIGHBOURS = 10_000  # training episodes among which they are looked for
+PREDICTORS = ("oracle", "mixture", "diagonal", "flow", "squared_error", "nearest_neighbour")
+BY_DEFAULT = ("oracle", "mixture", "squared_error", "nearest_neighbour")
+KINDS = {"seed": int} | dict.fromkeys(("world", "predictor", "command", "commit", "machine"), str)
+
+BENCHMARK_ABOUT = """
+gje-video benchmark: several futures of worlds whose law is known, predicted, and held against the truth.
+
+Each row of table.csv is one predictor in one world: share of the ways found, of draws on any way, total
+variation of their probabilities, energy score over the true law's, coverage errors. docs/futures_card.md
+defines all. Results stand in the run directory: table.csv, table.md, report.html, plots/. The same command on
+the same run directory goes on where it stopped.
+
+  gje-video benchmark                                             all worlds
+  gje-video benchmark worlds=[junction_2,coin] predictors=[mixture,oracle]
+  gje-video benchmark seeds=3                                     three models of each
+
+Worlds: {worlds}
+Predictors: {predictors}
+""".format(worlds=", ".join(NAMES), predictors=", ".join(PREDICTORS)).strip()
+
+
+@dataclass
+class BenchmarkConfig:
+    """Options of `gje-video benchmark`."""
+
+    run_dir: str = option("runs/futures", "where all is written")
+    worlds: list[str] | None = option(None, "some of the worlds; null: all")
+    predictors: list[str] | None = option(None, f"some of the predictors; null: {', '.join(BY_DEFAULT)}")
+    seeds: int = option(1, "models of each kind in each world, with seeds from 1 on")
+    image_size: int = option(32, "height and width of the frames in pixels")
+    contexts: int | None = option(None, "contexts scored on; null: 2,048, as the benchmark has it")
+    episodes: int = option(Recipe.episodes, "training episodes of each world")
+    encoder_updates: int = option(Recipe.encoder_updates, "gradient steps of the encoder")
+    updates: int = option(Recipe.updates, "gradient steps of a predictor")
+    threads: int | None = option(None, "CPU threads; null: all cores")
+
+
+# What may differ when a benchmark goes on: none of it changes a row that is done.
+CHANGEABLE = ("run_dir", "worlds", "predictors", "seeds", "threads")
+
+
+def check(config: BenchmarkConfig) -> None:
+    """Refuses what cannot work, before any work.
+
+    Raises:
+        ConfigError: the first option found wrong.
+    """
+    for name, low in (
+        *(("seeds", 1), ("episodes", 1), ("encoder_updates", 1), ("updates", 1), ("threads", 1)),
+        ("contexts", 2),
+    ):
+        value = getattr(config, name)
+        if value is not None and value < low:
+            raise ConfigError(f"{name}={value} must be at least {low}")
+    for name, known in (("worlds", NAMES), ("predictors", PREDICTORS)):
+        asked = getattr(config, name)
+        if asked == []:
+            raise ConfigError(f"{name}=[] must name some of {', '.join(known)}, or be null")
+        for word in asked or ():
+            if word not in known:
+                raise ConfigError(f"{name}=[{word}] must be among {', '.join(known)}")
+    try:
+        make_world("bounce", config.image_size)
+    except ValueError as error:
+        raise ConfigError(f"image_size={config.image_size}: {error}") from error
+
+
+def benchmark(config: BenchmarkConfig) -> int:
+    """Learns and scores what is not yet done, row by row; the exit status."""
+    check(config)
+    set_threads(config.threads)
+    keep_freed_memory()
+    worlds, predictors = config.worlds or list(NAMES), config.predictors or list(BY_DEFAULT)
+    wanted = [
+        (world, predictor, seed)
+        for world in worlds
+        for seed in range(1, config.seeds + 1)
+        for predictor in predictors
+        if predictor not in UNLEARNT or seed == 1
+    ]
+    with RunDirectory.open(config.run_dir, plain_value(config), changeable=CHANGEABLE) as run:
+        folder = run.path / "portraits"
+        folder.mkdir(exist_ok=True)
+        rows = fill_table(
+            run.path / "table.csv",
+            wanted,
+            ("world", "predictor", "seed"),
+            Bench(config, folder).row,
+            updates=config.encoder_updates + config.updates,
+            told=told,
+            kinds=KINDS,
+        )
+        order = {name: place for place, name in enumerate((*NAMES, *PREDICTORS))}
+        rows.sort(key=lambda row: (order[row["world"]], order[row["predictor"]], row["seed"]))
+        write_markdown(run.path / "table.md", rows, COLUMNS)
+        report = write_report(run.path, rows, folder, run.config.read_text(encoding="utf-8"))
+    print(f"report: {report}")
+    return 0
+
+
+class Bench:
+    """Makes predictors and scores them; what those of one world have in common is made once.
+
+    Arguments:
+        folder: where portraits are kept.
+    """
+
+    def __init__(self, config: BenchmarkConfig, folder: Path):
+        self.config, self.folder = config, folder
+        self._world: tuple[str, World, Question] | None = None
+        self._encoder: tuple[tuple[str, int], ConvEncoder, Tensor] | None = None
+
+    def row(self, name: str, predictor: str, seed: int, advance: Callable[[], None]) -> Row:
+        """The row of a predictor in the world called `name`."""
+        world, question = self.ask(name)
+        if predictor == "oracle":
+            scores = score_oracle(world, question)
+        else:
+            scores = score(world, self.predictor(name, world, predictor, seed, advance), question)
+        save_portrait(self.folder / f"{name}-{predictor}-{seed}.npz", scores, question)
+        row: Row = {"world": name, "predictor": predictor, "seed": seed}
+        row |= {column: None if value is None else round(value, 6) for column, value in scores.row.items()}
+        return row | origin()
+
+    def ask(self, name: str) -> tuple[World, Question]:
+        if self._world is None or self._world[0] != name:
+            size = self.config.image_size
+            world = simulated_world(name, size) if name in SIMULATED else make_world(name, size)
+            self._world = (name, world, ask(world, contexts=self.config.contexts))
+        return self._world[1:]
+
+    def predictor(
+        self, name: str, world: World, predictor: str, seed: int, advance: Callable[[], None]
+    ) -> Predictor:
+        c = self.config
+        count = min(c.episodes, world.most_episodes)
+        if predictor == "nearest_neighbour":
+            parts = range(-(-min(count, MOST_NEIGHBOURS) // PART))
+            clips = torch.cat([around_decision(world, *episodes(world, seed, part)) for part in parts])
+            return NearestNeighbours(clips[:MOST_NEIGHBOURS], HORIZON)
+        recipe = Recipe(
+            belief=predictor, episodes=count, encoder_updates=c.encoder_updates, updates=c.updates
+        )
+        if self._encoder is None or self._encoder[0] != (name, seed):
+            encoder = learn_encoder(world, recipe, seed, advance)
+            z = embed_episodes(around(encoder, world, recipe, seed), world, recipe, seed)
+            self._encoder = ((name, seed), encoder, z)
+        _, encoder, z = self._encoder
+        model = around(encoder, world, recipe, seed)
+        learn_beliefs(model, z, recipe, seed, advance)
+        torch.manual_seed(seed)  # of its draws, whether or not it was learnt in this process's first go
+        return VideoPredictor(model)
+
+
+def simulated_world(name: str, size: int) -> Simulated:
+    """A task of DM Control under a random policy, scored in its positions.
+
+    The core imports no environments; this entry point, which makes one by its name, must, and does so here
+    alone.
+    """
+    from envs.simulator import Simulator
+
+    simulator = Simulator(SIMULATED[name], size)
+    scored = tuple(word for word in simulator.observation_names if word.startswith("position"))
+    return Simulated(simulator, size, scored)
+
+
+def around_decision(world: World, frames: Tensor, states: np.ndarray) -> Tensor:
+    """Of episodes the windows that a predictor is asked about, `[N, CONTEXT + HORIZON, C, H, W]`."""
+    window = world.decision(states)[:, None] + np.arange(1 - CONTEXT, HORIZON + 1)
+    return frames[torch.arange(len(frames))[:, None], torch.from_numpy(window)]
+
+
+def save_portrait(path: Path, scores: Scores, question: Question) -> None:
+    """Keeps draws `[DRAWS, H, SHOWN, V]`, and where the ways lead `[H, SHOWN, K, V]`, to be drawn later."""
+    places = scores.shown.new_zeros(0) if question.places is None else question.places[:, :SHOWN]
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, draws=scores.shown.numpy(), places=places.numpy())
+
+
+def percent(name: str) -> Callable[[Row], str]:
+    return lambda row: "–" if row[name] is None else f"{100 * row[name]:.1f} %"
+
+
+def number(name: str) -> Callable[[Row], str]:
+    return lambda row: "–" if row[name] is None else f"{row[name]:.3f}"
+
+
+def worst_coverage(step: int) -> Callable[[Row], str]:
+    def tell(row: Row) -> str:
+        return f"{100 * max(row[f'coverage_error_{100 * level:.0f}_{step}'] for level in LEVELS):.1f}"
+
+    return tell
+
+
+COLUMNS: dict[str, Callable[[Row], str]] = {
+    "world": lambda row: row["world"],
+    "predictor": lambda row: row["predictor"],
+    "seed": lambda row: str(row["seed"]),
+    "probe error": number("probe_rmse"),
+    "recall": percent("recall"),
+    "precision": percent("precision"),
+    "total variation": number("total_variation"),
+    "NLL gap, nats": number("nll_gap"),
+    "energy score / oracle's, 1 step": number("energy_ratio_1"),
+    f"{HORIZON} steps": number(f"energy_ratio_{HORIZON}"),
+    "worst coverage error, points, 1 step": worst_coverage(1),
+    f"{HORIZON} steps ": worst_coverage(HORIZON),
+}
+
+
+def told(row: Row) -> str:
+    """A row in a line, for who watches."""
+    return " · ".join(f"{title} {tell(row)}" for title, tell in COLUMNS.items())

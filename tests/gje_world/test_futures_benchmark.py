@@ -1,0 +1,104 @@
+"""The benchmark goes on where it stopped; what is asked wrongly is named; simulated tasks are worlds."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from gje_world.data.simulated import Simulated
+from gje_world.evaluation.futures import HORIZON, ask, score_oracle
+from gje_world.futures_benchmark import BenchmarkConfig, benchmark
+from gje_world.options import ConfigError
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    for name, value in {
+        "evaluation.futures.PROBE_EPISODES": 50,
+        "evaluation.futures.DRAWS": 20,
+        "evaluation.futures.MODE_DRAWS": 20,
+        "evaluation.reading.UPDATES": 5,
+        "evaluation.futures_training.PART": 40,
+    }.items():
+        monkeypatch.setattr(f"gje_world.{name}", value)
+
+
+def table(folder):
+    with (folder / "table.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_benchmark_that_was_stopped_goes_on_to_the_same_table(quick, tmp_path):
+    config = BenchmarkConfig(
+        run_dir=str(tmp_path / "run"),
+        worlds=["junction_2"],
+        predictors=["oracle", "mixture", "squared_error", "nearest_neighbour"],
+        contexts=20,
+        episodes=40,
+        encoder_updates=2,
+        updates=3,
+    )
+    assert benchmark(config) == 0
+    whole = table(tmp_path / "run")
+    assert [row["predictor"] for row in whole] == config.predictors
+    assert (tmp_path / "run" / "table.md").read_text().count("\n") == 2 + len(whole)
+    assert "Sampled futures" in (tmp_path / "run" / "report.html").read_text()
+    lines = (tmp_path / "run" / "table.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "run" / "table.csv").write_text("".join(lines[:3]))  # killed after the second row
+    assert benchmark(config) == 0
+    assert table(tmp_path / "run") == whole
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"worlds": ["maze"]}, r"worlds=\[maze\] must be among bounce,"),
+        ({"predictors": []}, r"predictors=\[\] must name some of oracle,"),
+        ({"seeds": 0}, "seeds=0 must be at least 1"),
+        ({"image_size": 20}, "image_size=20: size must be a multiple of 16"),
+    ],
+)
+def test_what_cannot_work_is_named_before_any_work(options, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        benchmark(BenchmarkConfig(run_dir=str(tmp_path / "run"), **options))
+    assert not (tmp_path / "run").exists()
+
+
+class Walk:
+    """A point that goes where it is pushed."""
+
+    action_dim = 1
+    observation_names = ("position",)
+
+    def reset(self, seed):
+        self.place = np.random.default_rng(seed).uniform(-1, 1, 1)
+
+    def state(self):
+        return self.place
+
+    def go_to(self, state):
+        self.place = state
+
+    def step(self, action):
+        self.place = self.place + action
+
+    def observation(self):
+        return self.place.astype(np.float32)
+
+    def frame(self):
+        return np.full((3, 32, 32), 127 + np.clip(20 * self.place, -100, 100), np.uint8)
+
+
+def test_a_simulated_task_is_a_world_whose_futures_can_be_drawn():
+    world = Simulated(Walk(), 32, ("position",))
+    frames, states = world.generate(np.random.default_rng(0), 5, 8)
+    assert frames.shape == (5, 8, 3, 32, 32)
+    step = np.diff(world.readable(states), axis=1)
+    assert (abs(step) <= 1).all() and step.std() > 0.3
+    drawn = world.sample_futures(states[:, 3], HORIZON, 2000, np.random.default_rng(1))
+    spread = (world.readable(drawn) - world.readable(states[:, 3])).std(0)[:, :, 0]
+    np.testing.assert_allclose(
+        spread, np.sqrt(np.arange(1, HORIZON + 1) / 3)[:, None].repeat(5, 1), rtol=0.08
+    )
+    row = score_oracle(world, ask(world, contexts=200)).row
+    assert row["energy_ratio_5"] == pytest.approx(1, abs=0.15) and row["recall"] is None
