@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from gje_world.data.image_sources import labelled
+from gje_world.data.images import Split
 from gje_world.data.unlike import KINDS, unlike_images
 from gje_world.options import ConfigError
 
@@ -49,6 +51,30 @@ class ProbeData:
     def count(self) -> int:
         """Images in all."""
         return len(self.train) + len(self.test) + sum(len(images) for images in self.outside.values())
+
+
+def probe_data(split: Split, name: str, most_train: int, most_test: int) -> ProbeData:
+    """At most so many images of each part of `split`, evenly spaced; where there are labels, those labelled.
+
+    Arguments:
+        name: what the data are called in tables.
+    """
+    parts = []
+    for images, most in ((split.train, most_train), (split.test, most_test)):
+        known = images if images.labels is None else labelled(images)
+        parts.append(known.pick(torch.linspace(0, len(known) - 1, min(most, len(known))).long()))
+    train, test = parts
+    return ProbeData(
+        name,
+        train.pixels,
+        test.pixels,
+        train.labels,
+        test.labels,
+        train.classes,
+        train.states,
+        test.states,
+        train.state_names,
+    )
 
 
 def with_unlike(data: ProbeData, count: int) -> ProbeData:

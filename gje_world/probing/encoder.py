@@ -122,12 +122,12 @@ def check_shape(encoder: Encoder, data: ProbeData, name: str = "the encoder") ->
 
 def _described(pretrained: Pretrained) -> Row:
     """What the encoder is, in words."""
-    predictor = pretrained.predictor
+    predictor, method = pretrained.predictor, pretrained.provenance.get("method")
     belief: Any = None if predictor is None else predictor.architecture["belief"]
     return {
         "architecture": pretrained.encoder.name,
         "dim": pretrained.encoder.dim,
-        "method": pretrained.provenance.get("method"),
+        "method": method.get("name") if isinstance(method, dict) else method,
         "belief": None if belief is None else belief["name"],
     }
 

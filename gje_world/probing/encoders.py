@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 from omegaconf import MISSING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from gje_world.data.image_sources import DataConfig, load_images
+from gje_world.networks import Encoder
 from gje_world.networks.exported import read_description
-from gje_world.options import ConfigError, option, plain_value
+from gje_world.options import ConfigError, group, option, plain_value
 from gje_world.plots.encoders import write_report
 from gje_world.pretrained import load_pretrained
-from gje_world.probing.data import ProbeData, hold_out_classes, with_unlike
+from gje_world.probing.data import ProbeData, hold_out_classes, probe_data, with_unlike
 from gje_world.probing.encoder import Arrays, check_shape, images_to_embed, probe_encoder
-from gje_world.probing.sources import rendered_frames
 from gje_world.probing.table import markdown
 from gje_world.training.atomic import replacing
 from gje_world.training.devices import choose_device, keep_freed_memory, set_threads
@@ -35,9 +37,15 @@ scaling, with and without the belief; out-of-distribution detection by the belie
 prediction. On frames with a true state, R² of the state in place of accuracy. The same command on the same
 run directory goes on where it stopped. Results stand there: table.csv, table.md, report.html, plots/.
 
-  gje-probe encoders encoders=[runs/gje/encoder,runs/simclr/encoder] data=cifar10.zip
-  gje-probe encoders encoders=[runs/gje/encoder] data=frames task=dmc/cartpole-swingup
+  gje-probe encoders encoders=[runs/gje/encoder,runs/simclr/encoder] data=zip data.path=cifar10.zip
+  gje-probe encoders encoders=[runs/gje/encoder] data=frames data.task=dmc/cartpole-swingup
+
+Images are scaled to the size that the first encoder takes, and frames stacked as it takes them.
 """
+
+
+COLOURS = 3
+SEED = 7_000  # of rendered episodes, which no encoder was trained on
 
 
 @dataclass
@@ -45,9 +53,6 @@ class EncodersConfig:
     """Options of `gje-probe encoders`."""
 
     encoders: list[str] = option(MISSING, "folders that gje-pretrain or encoder.save wrote")
-    data: str = option("frames", "frames: random-policy frames of the task; or where labelled images are")
-    task: str = option("dmc/cartpole-swingup", "of data=frames: dmc/<domain>-<task> or gym/<id>")
-    episodes: int = option(40, "of data=frames: random-policy episodes, a quarter of them to test on")
     run_dir: str = option("runs/encoders", "where all is written")
     train_images: int = option(50_000, "most images that probes are fitted to")
     test_images: int = option(10_000, "most images measured on")
@@ -58,6 +63,7 @@ class EncodersConfig:
     batch_size: int = option(256, "images embedded at once")
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
     threads: int | None = option(None, "CPU threads; null: all cores")
+    data: DataConfig = group(DataConfig)
 
 
 # What may differ when a table goes on: none of it changes a row that is there.
@@ -104,7 +110,6 @@ def check(config: EncodersConfig) -> None:
     for name, low in (
         ("train_images", 2),
         ("test_images", 2),
-        ("episodes", 4),
         ("outside_images", 1),
         ("batch_size", 1),
     ):
@@ -125,7 +130,7 @@ def encoders(config: EncodersConfig) -> int:
     keep_freed_memory()
     names = short_names(config.encoders)
     shapes = [(path, load_pretrained(path).encoder) for path in config.encoders]  # all whole, before any work
-    data = load_data(config, shapes[0][1].channels, shapes[0][1].image_size)
+    data = load_data(config, shapes[0][1])
     for path, encoder in shapes:
         check_shape(encoder, data, path)
     with RunDirectory.open(config.run_dir, plain_value(config), changeable=CHANGEABLE) as run:
@@ -161,17 +166,36 @@ def encoders(config: EncodersConfig) -> int:
     return 0
 
 
-def load_data(config: EncodersConfig, channels: int, image_size: int) -> ProbeData:
-    """The data asked for, as an encoder of so many channels and such images takes them.
+def load_data(config: EncodersConfig, encoder: Encoder) -> ProbeData:
+    """The data asked for, scaled and stacked as `encoder` takes them where they have no size of their own.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: there are none, or none of a class to hold out.
     """
-    if config.data == "frames":
-        data = rendered_frames(config.task, config.episodes, channels, image_size)
-    else:
-        raise ConfigError(f"data={config.data} must be frames")
+    source = replace(
+        config.data, image_size=encoder.image_size, frame_stack=max(1, encoder.channels // COLOURS)
+    )
+    source.check()
+    split = load_images(source, SEED, environment)
+    name = source.task if source.name == "frames" else source.name
+    data = probe_data(split, name, config.train_images, config.test_images)
     return with_unlike(hold_out_classes(data, config.held_out_classes or ()), config.outside_images)
+
+
+def environment(source: DataConfig) -> gymnasium.Env:
+    """The environment of `data=frames`.
+
+    The core does not import environments; what renders them by their names must, and does so here alone.
+
+    Raises:
+        ConfigError: there is no such task.
+    """
+    import envs
+
+    try:
+        return envs.make(source.task, seed=SEED, frame_stack=source.frame_stack, image_size=source.image_size)
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"data.task={source.task}: {error}") from error
 
 
 def write_tables(folder: Path, rows: Sequence[Row], arrays: Mapping[str, Arrays], config: str) -> Path:

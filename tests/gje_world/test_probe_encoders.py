@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import csv
-import functools
 import sys
+from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from gje_world import probe
 from gje_world.beliefs import DiagonalGaussian
+from gje_world.data.image_sources import DataConfig
 from gje_world.networks import Encoder, make_encoder
 from gje_world.options import ConfigError
 from gje_world.plots.encoders import FIGURES, write_report
 from gje_world.predictor import ViewPredictor
 from gje_world.pretrained import Pretrained
-from gje_world.probing import encoders, sources
+from gje_world.probing import encoders
 from gje_world.probing.data import ProbeData, hold_out_classes, with_unlike
 from gje_world.probing.encoder import images_to_embed, probe_encoder
 from gje_world.probing.encoders import short_names
 from gje_world.probing.table import markdown
 
 SIDE = 16
+SMALL = DataConfig(frames=60, frame_stack=1)
 
 
 class MeanColour(Encoder):
@@ -154,11 +155,6 @@ def test_images_of_another_shape_are_refused(data) -> None:
         probe_encoder(Pretrained(encoder), data)
 
 
-def test_frames_are_stacked_as_an_agent_sees_them() -> None:
-    frames = np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1)
-    assert sources.stacked(frames, 3).squeeze().tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 2], [1, 2, 3]]
-
-
 def test_the_page_shows_every_figure(found, data, tmp_path) -> None:
     plain = probe_encoder(Pretrained(MeanColour()), data)
     rows = [{"encoder": "gje", **found.row}, {"encoder": "simclr", **plain.row}]
@@ -193,16 +189,16 @@ def _command(monkeypatch, *arguments: str) -> int:
 
 
 def test_the_command_measures_each_encoder_once(tmp_path, monkeypatch, capsys) -> None:
-    torch.manual_seed(0)
     paths = [str(tmp_path / name) for name in ("gje", "plain")]
     Pretrained(make_encoder("conv", 3, 8, SIDE, width=8), ViewPredictor(8, 4), {"method": "gje"}).save(
         paths[0]
     )
     make_encoder("conv", 3, 8, SIDE, width=8).save(paths[1])
     # the frames are rendered once, and the figures have tests of their own
-    monkeypatch.setattr(encoders, "rendered_frames", functools.cache(encoders.rendered_frames))
+    frames = encoders.load_images(replace(SMALL, image_size=SIDE), 0, encoders.environment)
+    monkeypatch.setattr(encoders, "load_images", lambda *_: frames)
     monkeypatch.setattr("gje_world.plots.encoders.FIGURES", FIGURES[:1])
-    options = ["episodes=4", "outside_images=20", f"run_dir={tmp_path / 'run'}"]
+    options = ["data.frames=60", "outside_images=20", f"run_dir={tmp_path / 'run'}"]
     assert _command(monkeypatch, f"encoders=[{paths[0]}]", *options) == 0
     first = (tmp_path / "run" / "table.csv").read_text().splitlines()[1]
     assert _command(monkeypatch, f"encoders=[{','.join(paths)}]", *options) == 0
@@ -218,12 +214,15 @@ def test_the_command_measures_each_encoder_once(tmp_path, monkeypatch, capsys) -
 
 def test_errors_come_in_one_line_before_any_work(tmp_path, monkeypatch, capsys) -> None:
     make_encoder("conv", 3, 8, SIDE, width=8).save(tmp_path / "whole")
+    whole = f"encoders=[{tmp_path}/whole]"
     for arguments, words in (
         ((), "encoders must be given"),
         (("encoders=[]",), "encoders=[] must name at least one folder"),
         ((f"encoders=[{tmp_path}/none]",), "holds no encoder.json"),
-        ((f"encoders=[{tmp_path}/whole]", "episodes=1"), "episodes=1 must be at least 4"),
-        ((f"encoders=[{tmp_path}/whole]", "task=dmc/nothing-here"), "task=dmc/nothing-here"),
+        ((whole, "test_images=1"), "test_images=1 must be at least 2"),
+        ((whole, "data=frames", "data.task=dmc/nothing-here"), "data.task=dmc/nothing-here"),
+        ((whole, "data=zip"), "data=zip needs data.path"),
+        ((whole, "data=imagenet"), "imagenet"),
     ):
         assert _command(monkeypatch, f"run_dir={tmp_path / 'run'}", *arguments) == 2
         error = capsys.readouterr().err
