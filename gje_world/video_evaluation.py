@@ -132,8 +132,8 @@ class VideoEvaluation:
     def beliefs(self, windows: Windows) -> list[Belief]:
         """At each step ahead: of Gaussian beliefs by moments, else by particles, which keep their shape."""
         past = windows.z[:, : self.past]
-        next = self.model.believe(past[:1], windows.actions[:1, : self.past])
-        method = "moments" if isinstance(next, Gaussian) else "particles"
+        first = self.model.believe(past[:1], windows.actions[:1, : self.past])
+        method = "moments" if isinstance(first, Gaussian) else "particles"
         return self.model.propagate(past, windows.actions, method, self.config.particles)
 
     def probes(self, seen: Windows, held_out: Windows, futures: Tensor) -> dict[str, Tensor]:
