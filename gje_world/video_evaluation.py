@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gje_world.beliefs import Belief
+from gje_world.beliefs import Belief, Gaussian
 from gje_world.data.clips import ClipBatch, Clips
 from gje_world.evaluation import NOMINAL, collapse_gauges, linear_probe_r2, observed_coverage
 from gje_world.evaluation.foresight import Foresight, foresight, marginal_gaussian
@@ -130,12 +130,11 @@ class VideoEvaluation:
         return Windows(batch, z, batch.actions[:, skipped:].to(device), batch.states[:, skipped:].to(device))
 
     def beliefs(self, windows: Windows) -> list[Belief]:
-        """At each step ahead; by moments where the belief has them, else by particles."""
+        """At each step ahead: of Gaussian beliefs by moments, else by particles, which keep their shape."""
         past = windows.z[:, : self.past]
-        try:
-            return self.model.propagate(past, windows.actions, "moments")
-        except ValueError:
-            return self.model.propagate(past, windows.actions, "particles", self.config.particles)
+        next = self.model.believe(past[:1], windows.actions[:1, : self.past])
+        method = "moments" if isinstance(next, Gaussian) else "particles"
+        return self.model.propagate(past, windows.actions, method, self.config.particles)
 
     def probes(self, seen: Windows, held_out: Windows, futures: Tensor) -> dict[str, Tensor]:
         """R² of linear probes of the true state: from the embedding, and from the mean of the last belief."""

@@ -27,7 +27,7 @@ class PredictorConfig:
     """What looks at the embeddings so far (config group `predictor`)."""
 
     name: str = option("transformer", "set by the group: predictor=transformer or mlp")
-    history: int = option(6, "embeddings it looks back at")
+    history: int = option(4, "embeddings it looks back at")
     hidden: int = option(128, "width")
     layers: int = option(3, "of the transformer: blocks; of the mlp: layers")
     heads: int = option(4, "of the transformer: attention heads")

@@ -1,0 +1,89 @@
+"""What a video model knows of DM Control under a random policy, actions given: probes, calibration, surprise.
+
+Episodes are recorded first, into `--recordings`, where they are kept; then a model of each task and seed is
+trained as `gje-video` does and measured on held-out episodes. A row of the table is one model.
+
+    python benchmarks/video.py --csv results/video.csv
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from measure import parser, write_csv
+
+from gje_world.beliefs.config import BeliefConfig
+from gje_world.data.sources import DataConfig
+from gje_world.recording import RecordConfig, record
+from gje_world.training.engine import EngineConfig
+from gje_world.training.metrics import read_metrics
+from gje_world.video import train
+from gje_world.video_config import EncoderConfig, VideoConfig
+from gje_world.video_learner import LearningConfig
+from gje_world.video_model import PredictorConfig
+
+# task: episodes, frames of each: an arm under a random policy hardly leaves where it begins
+TASKS = {"cartpole-swingup": (120, None), "reacher-easy": (800, 30)}
+POSITIONS = ("position", "to_target")
+
+
+def configured(task: str, seed: int, updates: int, threads: int | None, folder: Path) -> VideoConfig:
+    """The run of a task and seed, in `folder`."""
+    return VideoConfig(
+        seed=seed,
+        run_dir=str(folder / f"{task}-seed{seed}"),
+        data=DataConfig(source="clips", path=str(folder / task)),
+        encoder=EncoderConfig(dim=10),
+        predictor=PredictorConfig("mlp", history=3, hidden=256, layers=2),
+        belief=BeliefConfig("mixture", components=5, rank=4),
+        learning=LearningConfig(views=0.0),
+        engine=EngineConfig(updates=updates, evaluate_every=updates, threads=threads),
+    )
+
+
+def measured(config: VideoConfig) -> dict[str, object]:
+    """Train, unless that is done, and tell the scores that have targets."""
+    train(config)
+    row = [row for row in read_metrics(Path(str(config.run_dir)) / "metrics.jsonl") if row["kind"] == "eval"][
+        -1
+    ]
+    found: dict[str, object] = {"minutes": round(row["time"] / 60, 1)}
+    for kind in ("r2", "ahead_r2"):
+        values = {name: value for name, value in row.items() if name.startswith(f"probe/{kind}/")}
+        named = {name: v for name, v in values.items() if name.split("/")[2].startswith(POSITIONS)}
+        found |= {name.removeprefix("probe/"): round(value, 3) for name, value in named.items()}
+    for step in (1, 5):
+        found[f"coverage_error_{step}"] = round(row["foresight/coverage_error"][step - 1], 3)
+        found[f"nll_{step}"] = round(row["foresight/nll"][step - 1], 3)
+        found[f"retrieval_mrr_{step}"] = round(row[f"retrieval/mrr_{step}"], 3)
+    found["beats_marginal_to_step"] = row["foresight/horizon"]
+    return found | {
+        name.replace("/", "_"): round(value, 3) for name, value in row.items() if name.startswith("surprise/")
+    }
+
+
+def main() -> None:
+    """Record, train, measure, and print a line a run."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    arguments.add_argument("--seeds", type=int, default=1, help="runs of each task, with seeds from 1 on")
+    arguments.add_argument("--updates", type=int, default=700)
+    arguments.add_argument("--threads", type=int, default=1)
+    arguments.add_argument("--recordings", type=Path, default=Path("runs/video-benchmark"))
+    options = arguments.parse_args()
+    rows: list[dict[str, object]] = []
+    for task in options.tasks:
+        episodes, length = TASKS[task]
+        out = options.recordings / task
+        record(RecordConfig(task=f"dmc/{task}", episodes=episodes, length=length, out=str(out)))
+        for seed in range(1, options.seeds + 1):
+            config = configured(task, seed, options.updates, options.threads, options.recordings)
+            rows.append({"task": task, "seed": seed, "updates": options.updates} | measured(config))
+            print(rows[-1])
+    if options.csv:
+        names = dict.fromkeys(name for row in rows for name in row)
+        write_csv(options.csv, [{name: row.get(name) for name in names} for row in rows])
+
+
+if __name__ == "__main__":
+    main()
