@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
@@ -17,8 +16,9 @@ from torch import Tensor
 from gje_world.beliefs.config import BeliefConfig
 from gje_world.command import run_command
 from gje_world.data.decoding import BrokenImageError, WorkerError
-from gje_world.data.image_sources import DataConfig, labelled, load_images
+from gje_world.data.image_sources import DataConfig, load_images
 from gje_world.data.images import Images, ShuffledBatches, Split
+from gje_world.data.rendering import make_env
 from gje_world.data.views import AugmentConfig, Views
 from gje_world.evaluation.pretraining import evaluate_beliefs, evaluate_encoder
 from gje_world.methods import METHODS, Method, over_ranks
@@ -28,7 +28,7 @@ from gje_world.objectives.config import ObjectiveConfig
 from gje_world.options import ConfigError, group, option, plain_value
 from gje_world.plots.pretraining import write_report
 from gje_world.pretrained import Pretrained, load_pretrained
-from gje_world.probing.data import ProbeData, with_unlike
+from gje_world.probing.data import probe_data, with_unlike
 from gje_world.probing.encoder import probe_encoder
 from gje_world.probing.encoders import write_tables
 from gje_world.training.devices import keep_freed_memory, set_threads
@@ -161,23 +161,6 @@ def run_path(config: PretrainConfig) -> Path:
     return Path("runs/pretrain") / data / f"{'-'.join(words)}-{config.encoder.name}-seed{config.seed}"
 
 
-def make_env(config: DataConfig) -> gymnasium.Env:
-    """The environment that frames are rendered of.
-
-    The core imports no environments; this one entry point, which makes them by their names, must, and does so
-    here alone.
-
-    Raises:
-        ConfigError: there is no such task, or this machine cannot render it.
-    """
-    import envs
-
-    try:
-        return envs.make(config.task, seed=0, frame_stack=config.frame_stack, image_size=config.image_size)
-    except (ValueError, RuntimeError) as error:
-        raise ConfigError(f"data.task={config.task}: {error}") from error
-
-
 def pretrain(config: PretrainConfig) -> int:
     """Pretrain as `config` says, or go on with the run in its directory; the exit status."""
     config.engine.check()
@@ -271,15 +254,8 @@ def export(method: Method, config: PretrainConfig, data: Split, path: Path) -> N
 
 def probe_report(path: Path, data: Split, config: PretrainConfig, fabric: Fabric) -> Path:
     """What the exported encoder is worth, as `gje-probe encoders` measures it; the path of the page."""
-    parts = spaced(data.train, config.probe_images), spaced(data.test, config.probe_images)
-    if any(part.labels is not None for part in parts):
-        parts = labelled(parts[0]), labelled(parts[1])
-    train, test = parts
-    measured = ProbeData(
-        config.data.task if config.data.name == "frames" else config.data.name,
-        *(train.pixels, test.pixels, train.labels, test.labels, train.classes),
-        *(train.states, test.states, train.state_names),
-    )
+    name = config.data.task if config.data.name == "frames" else config.data.name
+    measured = probe_data(data, name, config.probe_images, config.probe_images)
     found = probe_encoder(
         load_pretrained(path / "encoder"), with_unlike(measured, UNLIKE_IMAGES), device=fabric.device
     )

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import gymnasium
 import numpy as np
 from omegaconf import MISSING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gje_world.data.image_sources import DataConfig, load_images
+from gje_world.data.rendering import make_env
 from gje_world.networks import Encoder
 from gje_world.networks.exported import read_description
 from gje_world.options import ConfigError, group, option, plain_value
@@ -176,26 +176,10 @@ def load_data(config: EncodersConfig, encoder: Encoder) -> ProbeData:
         config.data, image_size=encoder.image_size, frame_stack=max(1, encoder.channels // COLOURS)
     )
     source.check()
-    split = load_images(source, SEED, environment)
+    split = load_images(source, SEED, make_env)
     name = source.task if source.name == "frames" else source.name
     data = probe_data(split, name, config.train_images, config.test_images)
     return with_unlike(hold_out_classes(data, config.held_out_classes or ()), config.outside_images)
-
-
-def environment(source: DataConfig) -> gymnasium.Env:
-    """The environment of `data=frames`.
-
-    The core does not import environments; what renders them by their names must, and does so here alone.
-
-    Raises:
-        ConfigError: there is no such task.
-    """
-    import envs
-
-    try:
-        return envs.make(source.task, seed=SEED, frame_stack=source.frame_stack, image_size=source.image_size)
-    except (ValueError, RuntimeError) as error:
-        raise ConfigError(f"data.task={source.task}: {error}") from error
 
 
 def write_tables(folder: Path, rows: Sequence[Row], arrays: Mapping[str, Arrays], config: str) -> Path:

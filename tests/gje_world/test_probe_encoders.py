@@ -195,7 +195,7 @@ def test_the_command_measures_each_encoder_once(tmp_path, monkeypatch, capsys) -
     )
     make_encoder("conv", 3, 8, SIDE, width=8).save(paths[1])
     # the frames are rendered once, and the figures have tests of their own
-    frames = encoders.load_images(replace(SMALL, image_size=SIDE), 0, encoders.environment)
+    frames = encoders.load_images(replace(SMALL, image_size=SIDE), 0, encoders.make_env)
     monkeypatch.setattr(encoders, "load_images", lambda *_: frames)
     monkeypatch.setattr("gje_world.plots.encoders.FIGURES", FIGURES[:1])
     options = ["data.frames=60", "outside_images=20", f"run_dir={tmp_path / 'run'}"]
