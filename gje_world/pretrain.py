@@ -193,7 +193,7 @@ def pretrain(config: PretrainConfig) -> int:
             report=lambda running: write_report(path, running=running),
             samples=(config.batch_size, "images"),
         )
-        if training.update == 0:
+        if training.resumed_from is None:
             training.evaluation_owed = True  # of the untrained encoder, to compare with
         begin = "a new run" if training.resumed_from is None else f"going on from {training.resumed_from}"
         print(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from gje_world.beliefs.config import BeliefConfig
 from gje_world.methods import METHODS, Method, make_method, method_options
 from gje_world.networks import Encoder
+from gje_world.objectives import OBJECTIVES
 from gje_world.objectives.config import ObjectiveConfig
 from gje_world.options import ConfigError, given, option
 
@@ -59,17 +60,27 @@ def build_method(
     takes = method_options(config.name)
     if "objective" in takes:
         options |= {"objective": given(objective), "belief": given(belief)}
+    if "objective" in takes:
+        check_together(objective, belief)
     try:
-        method = make_method(options.pop("name"), encoder, updates, chunk=chunk, **options)
+        return make_method(options.pop("name"), encoder, updates, chunk=chunk, **options)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    if "objective" in takes:
-        made = method.objective
-        if made.beliefs and belief.name not in made.beliefs:  # type: ignore[union-attr, operator]
-            needed = " or ".join(made.beliefs)  # type: ignore[union-attr, arg-type]
-            raise ConfigError(f"objective={objective.name} needs belief={needed}; got belief={belief.name}")
-        if made.needs_density and belief.name == "point":  # type: ignore[union-attr]
-            raise ConfigError(
-                f"belief=point has no density, which objective={objective.name} needs; use belief=diagonal"
-            )
-    return method
+
+
+def check_together(objective: ObjectiveConfig, belief: BeliefConfig) -> None:
+    """Refuses an objective that is unknown, or does not go with the belief.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if objective.name not in OBJECTIVES:
+        raise ConfigError(f"objective={objective.name} must be one of {', '.join(OBJECTIVES)}")
+    kind = OBJECTIVES[objective.name]
+    if kind.beliefs and belief.name not in kind.beliefs:
+        needed = " or ".join(kind.beliefs)
+        raise ConfigError(f"objective={objective.name} needs belief={needed}; got belief={belief.name}")
+    if kind.needs_density and belief.name == "point":
+        raise ConfigError(
+            f"belief=point has no density, which objective={objective.name} needs; use belief=diagonal"
+        )

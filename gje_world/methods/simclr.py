@@ -58,7 +58,8 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float) -> Tensor:
     """
     with torch.autocast(a.device.type, enabled=False):
         own = F.normalize(torch.stack([a, b]).float(), dim=-1)
-        everyone = gather(own.transpose(0, 1)).transpose(0, 1)  # [2, N, D]
+        # view by view: the gradient that gloo gathers must lie in one piece
+        everyone = torch.stack([gather(view) for view in own])  # [2, N, D]
         batch, total = len(a), everyone.shape[1]
         logits = own.flatten(0, 1) @ everyone.flatten(0, 1).mT / temperature  # [2B, 2N]
         first = batch * dist.get_rank() if distributed() else 0

@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import gje_world
+import gje_world.pretrain
 from gje_world.methods import METHODS, method_options
 from gje_world.options import ConfigError
 from gje_world.pretrain import PretrainConfig, check, main, run_path
@@ -67,14 +68,16 @@ def composed(*words: str) -> PretrainConfig:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_runs_and_exports(name, pictures, tmp_path):
+def test_every_method_runs_and_exports(name, pictures, tmp_path, monkeypatch):
+    if name != "gje":  # the report costs more than the run, and is the same for all
+        monkeypatch.setattr(gje_world.pretrain, "probe_report", lambda path, *rest: path)
     more = [f"method={name}"]
     if METHODS[name].needs_patches:
         more = [*more, "encoder=vit_tiny", "encoder.depth=1", "augment=mae"]
         words = [word for word in arguments(pictures, tmp_path, *more) if word != "encoder.width=8"]
     else:
         words = arguments(pictures, tmp_path, *more, *(["augment=dino"] if name == "dino" else []))
-    narrow = {"prototypes": 32, "projector_hidden": 32} | (
+    narrow = {"dim": 16, "prototypes": 32, "projector_hidden": 32} | (
         {"patch_weight": 1.0} if name == "masked_gje" else {}
     )
     words += [
@@ -85,40 +88,41 @@ def test_every_method_runs_and_exports(name, pictures, tmp_path):
     assert [row["step"] for row in rows if row["kind"] == "eval"] == [0, 2, 4]
     assert {"eval/linear_accuracy", "eval/knn_accuracy", "embedding/effective_rank"} <= rows[-1].keys()
     assert ("calibration/observed" in rows[-1]) == (name == "gje")
-    assert (tmp_path / "report.html").stat().st_size > 10_000 and (tmp_path / "probe/report.html").exists()
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+    assert (tmp_path / "probe/report.html").exists() == (name == "gje")
     found = gje_world.load_pretrained(tmp_path / "encoder")
     assert found.encoder.image_size == 16 and (found.predictor is not None) == (name == "gje")
     assert found.provenance["method"]["name"] == name and found.provenance["data"]["images"] == 200
 
 
-def test_it_learns_what_a_random_encoder_does_not_know(pictures, tmp_path):
-    words = [
-        "engine.updates=60",
-        "engine.evaluate_every=60",
-        "batch_size=64",
-        "augment=simclr",
-        "probe_images=200",
-    ]
-    more = ["augment.crop=[0.5,1.0]", "method.projector_hidden=64", "encoder.dim=32", "augment.flip=0.5"]
-    assert run(*arguments(pictures, tmp_path, *words, *more)) == 0
-    first, last = (
-        row["eval/knn_accuracy"] for row in read_metrics(tmp_path / "metrics.jsonl") if row["kind"] == "eval"
-    )
-    assert last > 0.9 and last > first + 0.1
+@pytest.fixture
+def no_probe_report(monkeypatch):
+    """The report at the end left out, which other tests look at."""
+    monkeypatch.setattr(gje_world.pretrain, "probe_report", lambda path, *rest: path)
+
+
+def test_it_learns_what_a_random_encoder_does_not_know(pictures, tmp_path, no_probe_report):
+    learning = ["engine.updates=60", "engine.evaluate_every=60", "batch_size=64", "optimizer.lr=3e-3"]
+    sizes = ["probe_images=200", "method.projector_hidden=64", "method.dim=16", "encoder.dim=32"]
+    views = ["augment=simclr", "augment.crop=[0.5,1.0]"]
+    assert run(*arguments(pictures, tmp_path, *learning, *sizes, *views)) == 0
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    first, last = (row["eval/linear_accuracy"] for row in rows if row["kind"] == "eval")
+    assert last > 0.85 and last > first + 0.1
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return gje_world.load_encoder(folder / "encoder").state_dict()
 
 
-def test_a_killed_run_goes_on_bit_for_bit(pictures, tmp_path):
-    more = ["engine.updates=40", "engine.checkpoint_every=4", "engine.evaluate_every=20", "augment=simclr"]
+def test_a_killed_run_goes_on_bit_for_bit(pictures, tmp_path, no_probe_report):
+    more = ["engine.updates=24", "engine.checkpoint_every=4", "engine.evaluate_every=12", "augment=simclr"]
     assert run(*arguments(pictures, tmp_path / "whole", *more)) == 0
     words = arguments(pictures, tmp_path / "killed", *more)
     process = subprocess.Popen(
         [sys.executable, "-m", "gje_world.pretrain", *words], env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
-    while not list((tmp_path / "killed" / "checkpoints").glob("*.pt")):
+    while not list((tmp_path / "killed" / "checkpoints").glob("step_00000000[48]*.pt")):
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
@@ -177,7 +181,7 @@ def test_broken_images_stop_the_command_in_one_line(pictures, tmp_path, capsys):
     assert error.startswith("error: ") and "0.png is broken" in error
 
 
-def test_what_is_exported_can_be_read(pictures, tmp_path):
+def test_what_is_exported_can_be_read(pictures, tmp_path, no_probe_report):
     assert run(*arguments(pictures, tmp_path, "data.licence=CC0")) == 0
     described = json.loads((tmp_path / "encoder" / "encoder.json").read_text())
     assert described["encoder"]["architecture"]["name"] == "conv"
