@@ -135,7 +135,7 @@ def _film(run_dir: Path, rows: Rows) -> Section:
         return Section(title, f"Evaluation at {row['step']:,} env frames.", "The film is not in films/.")
     caption = (
         f"One evaluation episode at {row['step']:,} env frames. Beneath it, the standard deviation that was "
-        "predicted for the next embedding."
+        "predicted for the next embedding, how much what came surprised the belief, and the reward."
     )
     return Section(title, caption, missing, path.read_bytes())
 

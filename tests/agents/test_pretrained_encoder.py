@@ -81,22 +81,7 @@ def test_each_mode_has_its_learning_rates(folder):
         assert [group["lr"] for group in groups[:-2]] == rates
 
 
-def test_an_agent_acts_in_another_process_without_the_encoders_folder(folder, tmp_path):
-    copy = tmp_path / "encoder"
-    shutil.copytree(folder, copy)
-    tiny.Run(tmp_path / "run", {"encoder": copy, "encoder_mode": "frozen", "steps": 80}).finish()
-    shutil.rmtree(copy)
-    program = (
-        f"import agents, numpy; agent = agents.load({str(tmp_path / 'run')!r}); "
-        f"print(agent.act(numpy.zeros((9, {SIDE}, {SIDE}), numpy.uint8)).tolist())"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    action = json.loads(done.stdout)
-    assert len(action) == 1 and -1 <= action[0] <= 1
-
-
-def test_a_killed_run_goes_on_bit_by_bit_without_the_encoders_folder(folder, tmp_path):
+def test_a_killed_run_goes_on_bit_by_bit_without_the_encoders_folder_and_its_agent_acts(folder, tmp_path):
     copy = tmp_path / "encoder"
     shutil.copytree(folder, copy)
     options = {"encoder": copy, "encoder_mode": "finetune", "steps": 120}
@@ -109,6 +94,16 @@ def test_a_killed_run_goes_on_bit_by_bit_without_the_encoders_folder(folder, tmp
     rows = [row for row in tiny.metrics(tmp_path / "run", ("episode",)) if row["step"] > 60]
     assert rows and all(np.isfinite(row["ood/score"]) for row in rows)
     assert all(0 <= row["ood/percentile"] <= 100 for row in rows)
+
+    # and the agent acts in a process that never saw the folder
+    program = (
+        f"import agents, numpy; agent = agents.load({str(tmp_path / 'run')!r}); "
+        f"print(agent.act(numpy.zeros((9, {SIDE}, {SIDE}), numpy.uint8)).tolist())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    action = json.loads(done.stdout)
+    assert len(action) == 1 and -1 <= action[0] <= 1
 
 
 def test_an_encoder_of_single_frames_sees_each_frame_of_the_stack():
