@@ -1,0 +1,111 @@
+"""Does an encoder pretrained on a task's random-policy frames make an agent learn sooner?
+
+    python benchmarks/pretrained_control.py [--task dmc/cartpole-swingup] [--modes finetune frozen]
+
+Runs `gje-pretrain data=frames` once, then `gje-train` from scratch and from its encoder, with each seed, in
+`--runs`, one after the other; what has run is not run again, so an interrupted study goes on. A row of the
+CSV is one run: its final return, and the env frames at which its evaluations first reached 80 % of that, and
+80 % of the final return that the runs from scratch have on average. The frames pretrained on are told beside
+them: whoever counts them must add them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gje_world.training.metrics import read_metrics
+from gje_world.training.origin import origin
+from gje_world.training.tables import write_rows
+
+SHARE = 0.8
+SCRATCH = "scratch"
+
+
+def call(module: str, *options: str) -> None:
+    """One command, to its end; an interrupted one goes on where it stopped.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    done = subprocess.run([sys.executable, "-m", module, *options], check=False)
+    if done.returncode:
+        raise SystemExit(done.returncode)
+
+
+def evaluations(run: Path) -> list[tuple[int, float]]:
+    """Env frames and mean return of each evaluation of a run, in order."""
+    rows = read_metrics(run / "metrics.jsonl")
+    return [(row["step"], row["eval/return_mean"]) for row in rows if row["kind"] == "eval"]
+
+
+def frames_to(level: float, found: Sequence[tuple[int, float]]) -> int | None:
+    """Env frames of the first evaluation at `level` or above; None where there is none."""
+    return next((frames for frames, value in found if value >= level), None)
+
+
+def main() -> None:
+    """Pretrain, train, and write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--task", default="dmc/cartpole-swingup")
+    parser.add_argument("--steps", type=int, default=100_000, help="env frames of each run")
+    parser.add_argument("--every", type=int, default=10_000, help="env frames between evaluations")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--modes", nargs="+", default=["finetune"], choices=["frozen", "finetune", "init"])
+    parser.add_argument("--pretrain", nargs="*", default=[], help="further options of gje-pretrain")
+    parser.add_argument("--train", nargs="*", default=[], help="further options of every gje-train")
+    parser.add_argument("--runs", type=Path, default=Path("runs/pretrained_control"))
+    parser.add_argument("--csv", type=Path, default=Path("results/pretrained_control.csv"))
+    options = parser.parse_args()
+
+    base = options.runs / options.task.replace("/", "-")
+    pretraining = base / "pretraining"
+    call(
+        "gje_world.pretrain",
+        "data=frames",
+        f"data.task={options.task}",
+        f"run_dir={pretraining}",
+        *options.pretrain,
+    )
+    encoder = json.loads((pretraining / "encoder" / "encoder.json").read_text(encoding="utf-8"))
+    found: dict[tuple[str, int], list[tuple[int, float]]] = {}
+    for mode in (SCRATCH, *options.modes):
+        start = () if mode == SCRATCH else (f"encoder={pretraining / 'encoder'}", f"encoder_mode={mode}")
+        for seed in options.seeds:
+            run = base / f"{mode}-seed{seed}"
+            common = (f"task={options.task}", f"steps={options.steps}", f"evaluation.every={options.every}")
+            call("agents.train", f"run_dir={run}", f"seed={seed}", *common, *options.train, *start)
+            found[mode, seed] = evaluations(run)
+    reference = statistics.mean(found[SCRATCH, seed][-1][1] for seed in options.seeds)
+    rows = [
+        {
+            "task": options.task,
+            "encoder": mode,
+            "seed": seed,
+            "frames": options.steps,
+            "pretraining_images": 0 if mode == SCRATCH else encoder["provenance"]["data"]["images"],
+            "final_return": round(values[-1][1], 1),
+            "frames_to_80_own": frames_to(SHARE * values[-1][1], values),
+            "frames_to_80_scratch": frames_to(SHARE * reference, values),
+            "evaluation_every": options.every,
+            **origin(),
+        }
+        for (mode, seed), values in found.items()
+    ]
+    write_rows(options.csv, rows)
+    for row in rows:
+        print(
+            f"{row['encoder']:<10} seed {row['seed']}: final {row['final_return']}, 80 % of its own at "
+            f"{row['frames_to_80_own']}, of scratch's at {row['frames_to_80_scratch']} frames"
+        )
+
+
+if __name__ == "__main__":
+    main()
