@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import torch
@@ -16,9 +17,16 @@ from gje_world import WorldModel, WorldModelConfig
 from gje_world.beliefs import Belief
 from gje_world.data import random_shift
 from gje_world.evaluation import collapse_gauges
+from gje_world.networks import AdaptedEncoder, Encoder
 from gje_world.objectives import make_objective
 from gje_world.options import group, option
 from gje_world.training import random_state
+
+
+class EncoderMode(Enum):
+    frozen = "frozen"
+    finetune = "finetune"
+    init = "init"
 
 
 @dataclass
@@ -47,6 +55,7 @@ class AgentConfig:
     target_rate: float = option(0.01, "rate of the target critics' moving average")
     lr: float = option(5e-4, "learning rate of all but the encoder")
     encoder_lr: float = option(2e-3, "learning rate of the encoder")
+    finetune_lr: float = option(2e-4, "learning rate of a pretrained encoder where encoder_mode=finetune")
     grad_clip: float = option(20.0, "largest gradient norm")
     entropy: float = option(1e-4, "weight of the policy's entropy")
     shift: int = option(3, "largest random shift of an observation, in pixels; 0 for none")
@@ -75,6 +84,8 @@ class Agent(nn.Module):
         frame_stack: frames in them.
         action_dim: `A`.
         discount: of the value, per agent step.
+        encoder: a pretrained one; None for a new one.
+        encoder_mode: how the pretrained one learns: not at all, at `finetune_lr`, or as a new one does.
         device: where all tensors live.
         autocast: dtype of the networks' arithmetic; likelihoods stay in float32.
     """
@@ -93,6 +104,8 @@ class Agent(nn.Module):
         frame_stack: int,
         action_dim: int,
         discount: float,
+        encoder: Encoder | None = None,
+        encoder_mode: EncoderMode = EncoderMode.finetune,
         device: torch.device,
         autocast: torch.dtype,
     ):
@@ -101,7 +114,15 @@ class Agent(nn.Module):
         self.discount = discount
         self.objective = make_objective(dim=world.dim, **objective)
         options = dict(belief)
-        self.world = WorldModel(world, obs_shape, action_dim, options.pop("name"), **options)
+        self.world = WorldModel(
+            world,
+            obs_shape,
+            action_dim,
+            options.pop("name"),
+            encoder=encoder,
+            frozen=encoder_mode is EncoderMode.frozen,
+            **options,
+        )
         self.target_encoder = self.objective.momentum_encoder(self.world.encoder)
         sizes = (world.dim, action_dim, config.hidden)
         self.two_hot = TwoHot(config.bins)
@@ -115,16 +136,27 @@ class Agent(nn.Module):
         self.register_buffer("value_scale", torch.ones(()))
         self.to(device)
         self.planner = Planner(planner, action_dim, self.propose, self.evaluate_sequences)
-        encoder = list(self.world.encoder.parameters())
+        encoders = self.encoder_groups(encoder_mode)
         parts = (self.world.dynamics, self.world.head, self.objective, self.reward, self.critics)
         others = [parameter for part in (*parts, self.termination) for parameter in part.parameters()]
-        self.learnt = encoder + others
+        self.learnt = [parameter for part in encoders for parameter in part["params"]] + others
         groups: list[dict[str, Any]] = [
-            {"params": encoder, "lr": config.encoder_lr},
+            *encoders,
             {"params": others},
             {"params": list(self.policy.parameters()), "eps": 1e-5},
         ]
         self.optimizer = torch.optim.Adam(groups, lr=config.lr, fused=True)
+
+    def encoder_groups(self, mode: EncoderMode) -> list[dict[str, Any]]:
+        """Parameters of the encoder by learning rate; those of a frozen one are in no group."""
+        encoder, rate = self.world.encoder, self.config.encoder_lr
+        if not isinstance(encoder, AdaptedEncoder):
+            return [{"params": list(encoder.parameters()), "lr": rate}]
+        groups = [{"params": list(encoder.project.parameters()), "lr": rate}]
+        if mode is not EncoderMode.frozen:
+            slow = self.config.finetune_lr if mode is EncoderMode.finetune else rate
+            groups.append({"params": list(encoder.pretrained.parameters()), "lr": slow})
+        return groups
 
     def get_extra_state(self) -> dict[str, bool]:
         """What `state_dict` holds beside tensors."""

@@ -11,10 +11,15 @@ import torch
 import envs
 from agents.agent import Agent
 from agents.config import ConfigError, TrainConfig
+from gje_world.networks import Encoder
+from gje_world.networks.exported import DESCRIPTION, read_description
 from gje_world.options import given
+from gje_world.pretrained import load_encoder
 from gje_world.training.devices import autocast_dtype
 from gje_world.training.devices import choose_device as device_named
 from gje_world.training.run_directory import RunDirectoryError
+
+ENCODER_FOLDER = "encoder"  # of a run directory, where its copy of a pretrained encoder stands
 
 
 def make_env(config: TrainConfig, make: Callable[[], gymnasium.Env] | None = None) -> gymnasium.Env:
@@ -50,8 +55,52 @@ def choose_device(config: TrainConfig) -> torch.device:
         raise ConfigError(str(error)) from error
 
 
-def make_agent(config: TrainConfig, action_dim: int, discount: float) -> Agent:
+def pretrained_encoder(config: TrainConfig, run_dir: Path) -> Encoder | None:
+    """The pretrained encoder that `config` asks for: the run's own copy of it, once there is one.
+
+    Raises:
+        ConfigError: there is no whole encoder, or it is not made for what `config` lets the agent see.
+    """
+    if config.encoder is None:
+        return None
+    copied = run_dir / ENCODER_FOLDER
+    encoder = load_encoder(copied if (copied / DESCRIPTION).exists() else config.encoder)
+    e, colours = config.env, 3
+    channels, size = colours * e.frame_stack, e.image_size
+    fitting = []
+    if channels % encoder.channels:
+        if encoder.channels % colours:
+            raise ConfigError(
+                f"encoder={config.encoder} must take whole frames of {colours} colours; "
+                f"it takes images of {encoder.channels} channels"
+            )
+        fitting.append(f"env.frame_stack={encoder.channels // colours}")
+    if size != encoder.image_size:
+        fitting.append(f"env.image_size={encoder.image_size}")
+    if fitting:
+        takes = f"{encoder.channels}x{encoder.image_size}x{encoder.image_size}"
+        raise ConfigError(
+            f"encoder={config.encoder} takes images of {takes} (channels, height, width), the task gives "
+            f"{channels}x{size}x{size}; {' and '.join(fitting)} would fit"
+        )
+    return encoder
+
+
+def keep_encoder(config: TrainConfig, encoder: Encoder | None, run_dir: Path) -> None:
+    """Copies the pretrained encoder into the run, which from then on needs no other."""
+    folder = run_dir / ENCODER_FOLDER
+    if encoder is not None and not (folder / DESCRIPTION).exists():
+        assert config.encoder is not None
+        encoder.save(folder, **read_description(config.encoder).get("provenance", {}))
+
+
+def make_agent(
+    config: TrainConfig, action_dim: int, discount: float, encoder: Encoder | None = None
+) -> Agent:
     """A new agent on the device and in the precision that `config` asks for.
+
+    Arguments:
+        encoder: the pretrained one, if `config` asks for one.
 
     Raises:
         ConfigError: there is no such device.
@@ -67,6 +116,8 @@ def make_agent(config: TrainConfig, action_dim: int, discount: float) -> Agent:
         frame_stack=e.frame_stack,
         action_dim=action_dim,
         discount=discount,
+        encoder=encoder,
+        encoder_mode=config.encoder_mode,
         device=device,
         autocast=autocast_dtype(device, config.precision.value),
     )

@@ -8,7 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from agents.agent import AgentConfig
+from agents.agent import AgentConfig, EncoderMode
 from agents.planner import PlannerConfig, Risk
 from gje_world.beliefs.config import BeliefConfig, check_belief
 from gje_world.objectives.config import ObjectiveConfig, check_objective
@@ -48,6 +48,10 @@ class TrainConfig:
     steps: int = option(100_000, "env frames of the whole run")
     seed: int = option(1, "of everything random in the run")
     run_dir: str | None = option(None, "where all is written; null: runs/<task>/<objective>-seed<seed>")
+    encoder: str | None = option(None, "folder of a pretrained encoder; null: a new one")
+    encoder_mode: EncoderMode = option(
+        EncoderMode.finetune, "frozen; finetune: slowly, at agent.finetune_lr; init: as a new one learns"
+    )
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
     precision: Precision = option(Precision.auto, "of the networks; auto: bfloat16 where the hardware has it")
     threads: int | None = option(None, "CPU threads; null: all cores")
@@ -85,8 +89,8 @@ _AT_LEAST_ZERO = (
     "agent.weights.value", "planner.policy_candidates", "planner.temperature",
 )  # fmt: skip
 _POSITIVE = (
-    "agent.lr", "agent.encoder_lr", "agent.grad_clip", "agent.target_rate", "agent.temporal_decay",
-    "planner.min_std", "planner.max_std", "planner.cvar_share", "belief.df",
+    "agent.lr", "agent.encoder_lr", "agent.finetune_lr", "agent.grad_clip", "agent.target_rate",
+    "agent.temporal_decay", "planner.min_std", "planner.max_std", "planner.cvar_share", "belief.df",
 )  # fmt: skip
 
 
@@ -94,9 +98,12 @@ def run_path(config: TrainConfig) -> Path:
     """The run directory asked for, or the default one of this task, objective, belief and seed."""
     if config.run_dir is not None:
         return Path(config.run_dir)
-    words = [config.objective.name, config.belief.name, f"seed{config.seed}"]
-    if config.belief.name in ("diagonal", "point"):
-        del words[1]
+    words = [config.objective.name]
+    if config.belief.name not in ("diagonal", "point"):
+        words.append(config.belief.name)
+    if config.encoder is not None:
+        words.append(f"{config.encoder_mode.value}_encoder")
+    words.append(f"seed{config.seed}")
     return Path("runs") / config.task.replace("/", "-") / "-".join(words)
 
 
@@ -120,7 +127,13 @@ def check(config: TrainConfig) -> None:
             value = value_of(config, name)
             _require(value is None or value >= low, name, value, words)
     agent, planner, size = config.agent, config.planner, config.env.image_size
-    _require(size % 16 == 0, "env.image_size", size, "a multiple of 16, which the encoder halves four times")
+    _require(
+        size % 16 == 0 or config.encoder is not None,
+        "env.image_size",
+        size,
+        "a multiple of 16, which the encoder halves four times",
+    )
+    _require(config.encoder != "", "encoder", "", "a folder, or null")
     _require(agent.bins >= 2, "agent.bins", agent.bins, "at least 2")
     _require(agent.shift < size, "agent.shift", agent.shift, f"below env.image_size={size}")
     _require(

@@ -90,7 +90,7 @@ def evaluate(config: EvaluateConfig) -> None:
         table.add_row("calibration error", f"{gap:.3f}")
     Console().print(table)
     if config.film is not None:
-        film_episode(Path(config.film), episodes[0], first.get_wrapper_attr("action_repeat"))
+        film_episode(Path(config.film), agent, episodes[0], first.get_wrapper_attr("action_repeat"))
         print(f"film: {config.film}")
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from agents.agent import Agent
+from agents.surprise import step_surprise
 from gje_world.evaluation import NOMINAL, linear_probe_r2, observed_coverage
 from gje_world.plots.film import write_film
 from gje_world.training.signals import Stop
@@ -141,8 +142,18 @@ def calibration(agent: Agent, episodes: list[Episode]) -> dict:
     }
 
 
-def film_episode(path: Path, episode: Episode, action_repeat: int) -> None:
-    """Write the film of an episode, with the predicted uncertainty and the rewards drawn under it."""
-    frames = np.stack(episode.frames[:-1])
-    fps = max(1, round(REAL_TIME / action_repeat))
-    write_film(path, frames, uncertainty=episode.uncertainty, rewards=episode.rewards, fps=fps)
+def film_episode(path: Path, agent: Agent, episode: Episode, action_repeat: int) -> None:
+    """Write the film of an episode; under it what was uncertain, what surprised, and the rewards."""
+    surprised = None
+    if agent.objective.needs_density:
+        z, actions = torch.stack(episode.z).to(agent.device), torch.stack(episode.actions).to(agent.device)
+        # drawn where it is seen; the first frame was not expected, and the last is not shown
+        surprised = [float("nan"), *step_surprise(agent, z, actions)[:-1].tolist()]
+    write_film(
+        path,
+        np.stack(episode.frames[:-1]),
+        uncertainty=episode.uncertainty,
+        surprise=surprised,
+        rewards=episode.rewards,
+        fps=max(1, round(REAL_TIME / action_repeat)),
+    )

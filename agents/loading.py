@@ -10,8 +10,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from agents.agent import Agent
-from agents.building import load_weights, make_agent
+from agents.building import load_weights, make_agent, pretrained_encoder
 from agents.config import TrainConfig, check
+from gje_world.networks import Encoder
 from gje_world.training.checkpoint import CheckpointStore, load_checkpoint
 from gje_world.training.run_directory import RunDirectoryError, read_config
 
@@ -67,14 +68,14 @@ def load(run_dir: Path | str, *, checkpoint: Path | str | None = None, device: s
         if found is None:
             raise RunDirectoryError(f"{run_dir} holds no checkpoint yet")
         state, path = found
-    return agent_from(config, state, path)
+    return agent_from(config, state, path, pretrained_encoder(config, Path(run_dir)))
 
 
-def agent_from(config: TrainConfig, state: Mapping, path: Path) -> Agent:
-    """The agent that `config` and the checkpoint `state`, read from `path`, describe."""
+def agent_from(config: TrainConfig, state: Mapping, path: Path, encoder: Encoder | None) -> Agent:
+    """The agent that `config`, the checkpoint `state`, read from `path`, and a pretrained encoder make."""
     action_dim, discount = state.get("action_dim"), state.get("discount")
     if not isinstance(action_dim, int) or not isinstance(discount, float):
         raise RunDirectoryError(f"{path} holds no agent")
-    agent = make_agent(config, action_dim, discount)
+    agent = make_agent(config, action_dim, discount, encoder)
     load_weights(agent, state, path)
     return agent.eval()

@@ -17,6 +17,8 @@ from agents.config import TrainConfig
 from agents.evaluation import film_episode, play, summarise
 from agents.experience import EPISODE_SEEDS, Experience, replay_size
 from agents.replay import Replay
+from agents.surprise import episode_surprise
+from gje_world.networks import Encoder
 from gje_world.plots.report import write_report
 from gje_world.training import random_state
 from gje_world.training.devices import keep_freed_memory, set_threads
@@ -37,6 +39,7 @@ class Online:
         run: the run directory, open.
         env: where the agent learns.
         make_env: makes another one of the same kind, for evaluation.
+        encoder: the pretrained one, if `config` asks for one.
 
     Raises:
         ConfigError: there is no such device.
@@ -50,6 +53,7 @@ class Online:
         run: RunDirectory,
         env: gymnasium.Env,
         make_env: Callable[[], gymnasium.Env],
+        encoder: Encoder | None = None,
     ):
         self.config, self.run, self.make_env = config, run, make_env
         keep_freed_memory()
@@ -63,7 +67,7 @@ class Online:
         self.generator = np.random.default_rng(config.seed)
         size = replay_size(config, env)
         discount = config.agent.discount or discount_for(self.episode_steps or 1000)
-        self.agent = make_agent(config, size.action_dim, discount)
+        self.agent = make_agent(config, size.action_dim, discount, encoder)
         self.replay = Replay(run.path / "replay", *size, config.env.frame_stack)
         self.experience = Experience(env, self.replay, config.seed)
         self.step = 0  # env frames
@@ -146,7 +150,12 @@ class Online:
         self.step += self.repeat
         self.agent.terminates |= self.experience.terminated
         if self.experience.obs is None:
-            self.log.log("episode", self.step, self.experience.row())
+            row = self.experience.row()
+            if self.updates:
+                # by numbers of its own: what is looked at must not change what is learnt
+                generator = np.random.default_rng((self.config.seed, self.replay.episode))
+                row |= episode_surprise(self.agent, self.replay, generator)
+            self.log.log("episode", self.step, row)
 
     def learn(self) -> None:
         """Gradient steps: `updates_per_step` for every agent step so far, those of the prefill included.
@@ -198,7 +207,7 @@ class Online:
         finally:
             self.agent.planner.warm_start = warm_start
         film = self.run.films / f"step_{self.step:09d}.mp4"
-        film_episode(film, episodes[0], self.repeat)
+        film_episode(film, self.agent, episodes[0], self.repeat)
         row["eval/film"] = f"films/{film.name}"
         self.log.log("eval", self.step, row)
         self.evaluation_owed = False

@@ -155,6 +155,17 @@ class Replay:
             torch.from_numpy(self.maps["terminated"][after].astype(np.float32)),
         )
 
+    def newest_episode(self, most: int) -> Batch:
+        """The last steps, `most` at most, of the episode that was written last, as one sequence.
+
+        Raises:
+            ReplayError: none of its steps is there.
+        """
+        start = max(self.first, self._oldest(), self.count - 1 - most)
+        if (steps := self.count - 1 - start) < 1:
+            raise ReplayError("the newest episode in the replay has no step yet")
+        return self._gather(np.array([start]), steps)
+
     def newest_frame(self) -> np.ndarray:
         """The frame written last, uint8 `[C, H, W]`."""
         return np.array(self.maps["frame"][(self.count - 1) % self.slots])

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import gymnasium
 
-from agents.building import choose_device, make_env
+from agents.building import choose_device, keep_encoder, make_env, pretrained_encoder
 from agents.config import (
     CHANGEABLE,
     ConfigError,
@@ -57,12 +57,14 @@ def train_agent(config: TrainConfig, make: Callable[[], gymnasium.Env] | None = 
     check_against_episode(config, env.get_wrapper_attr("max_episode_steps"))
     check_prefill(config, env.get_wrapper_attr("action_repeat"))
     path, size = run_path(config), replay_size(config, env)
+    encoder = pretrained_encoder(config, path)
     Replay.require_room(path / "replay", size.capacity + size.slack, size.frame_shape, size.action_dim)
     with (
         RunDirectory.open(path, plain_value(config), changeable=CHANGEABLE) as run,
         stop_on_signals() as stop,
     ):
-        online = Online(config, run, env, another)
+        keep_encoder(config, encoder, run.path)
+        online = Online(config, run, env, another, encoder)
         print(announcement(online), file=sys.stderr)
         try:
             online.train(stop)

@@ -20,6 +20,7 @@ report.html, metrics.jsonl, tensorboard/, checkpoints/, films/, plots/.
   gje-train task=dmc/walker-walk steps=500_000 seed=1   any task of the DM Control suite, or gym/<id>
   gje-train preset=debug                                every part once, in under a minute
   gje-train objective=consistency                       the deterministic ablation
+  gje-train encoder=runs/pretrain/encoder               from a pretrained encoder, finetuned
 """
 
 

@@ -24,7 +24,7 @@ from gje_world.evaluation.futures_training import Recipe, VideoPredictor, learn
 from gje_world.plots.style import styled
 from gje_world.training.devices import keep_freed_memory, set_threads
 
-QUICK = Recipe(episodes=3_000, hidden=128, updates=1_500)
+QUICK = Recipe(belief="low_rank_mixture", episodes=3_000, hidden=128, updates=1_500)
 DYNAMICS = replace(QUICK, encoder="dynamics", encoder_resolution=0.1)
 ENCODERS: dict[str, Recipe] = {
     "views": QUICK,

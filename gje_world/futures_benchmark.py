@@ -50,7 +50,15 @@ SIMULATED = {"cartpole": "dmc/cartpole-swingup", "reacher": "dmc/reacher-easy"}
 NAMES = (*WORLDS, *SIMULATED)
 UNLEARNT = ("oracle", "nearest_neighbour")
 MOST_NEIGHBOURS = 10_000  # training episodes among which they are looked for
-PREDICTORS = ("oracle", "mixture", "diagonal", "flow", "squared_error", "nearest_neighbour")
+PREDICTORS = (
+    "oracle",
+    "mixture",
+    "low_rank_mixture",
+    "diagonal",
+    "flow",
+    "squared_error",
+    "nearest_neighbour",
+)
 BY_DEFAULT = ("oracle", "mixture", "squared_error", "nearest_neighbour")
 KINDS = {"seed": int} | dict.fromkeys(("world", "predictor", "command", "commit", "machine"), str)
 

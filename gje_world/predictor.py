@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gje_world.beliefs import Belief, head_options, make_head
 from gje_world.networks import mlp
 
+DIRECTIONS = ("power_spherical",)  # beliefs over unit vectors
 LOG_STD_BOUNDS = (-5.0, 1.5)  # the marginal term keeps projections near unit scale
 
 
@@ -42,7 +44,7 @@ class ViewPredictor(nn.Module):
         self.projector = projector(features, projector_hidden, dim)
         self.trunk = mlp(dim, hidden)
         self.head = make_head(name, hidden, dim, **options)
-        self.dim = dim
+        self.dim, self.directions = dim, name in DIRECTIONS
         self.architecture = {
             "features": features,
             "dim": dim,
@@ -52,8 +54,9 @@ class ViewPredictor(nn.Module):
         }
 
     def project(self, z: Tensor) -> Tensor:
-        """What beliefs are over: `v [..., D]` of the encoder's `z [..., F]`."""
-        return self.projector(z.flatten(0, -2)).float().unflatten(0, z.shape[:-1])
+        """What beliefs are over: `v [..., D]` of the encoder's `z [..., F]`, a direction where they are."""
+        v = self.projector(z.flatten(0, -2)).float().unflatten(0, z.shape[:-1])
+        return F.normalize(v, dim=-1) if self.directions else v
 
     def believe(self, v: Tensor) -> Belief:
         """Belief over the projection of another view of the image that `v [..., D]` is of."""

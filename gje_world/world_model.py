@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gje_world.beliefs import Belief, head_options, make_head
-from gje_world.networks import ConvEncoder, mlp, simplicial
+from gje_world.networks import AdaptedEncoder, ConvEncoder, Encoder, mlp, simplicial
 from gje_world.options import option
 
 LOG_STD_BOUNDS = (-5.0, 1.5)  # the marginal term keeps embeddings near unit scale
@@ -34,6 +34,8 @@ class WorldModel(nn.Module):
         config: sizes.
         obs_shape: `(C, H, W)` of the stacked frames.
         action_dim: `A`.
+        encoder: a pretrained one to build on; None for a new one.
+        frozen: its weights stay as they are.
         belief: name of the dynamics' belief (`gje_world.beliefs.HEADS`).
         belief_options: of its head; standard deviations lie between e^-5 and e^1.5 unless told otherwise.
     """
@@ -44,6 +46,9 @@ class WorldModel(nn.Module):
         obs_shape: tuple[int, int, int],
         action_dim: int,
         belief: str = "diagonal",
+        *,
+        encoder: Encoder | None = None,
+        frozen: bool = False,
         **belief_options: Any,
     ):
         super().__init__()
@@ -52,7 +57,11 @@ class WorldModel(nn.Module):
             raise ValueError(f"obs must be square, got {height}x{width}")
         self.simplicial = config.simplicial
         self.dim = config.dim
-        self.encoder = ConvEncoder(channels, config.dim, height, config.encoder_width)
+        self.encoder: ConvEncoder | AdaptedEncoder
+        if encoder is None:
+            self.encoder = ConvEncoder(channels, config.dim, height, config.encoder_width)
+        else:
+            self.encoder = AdaptedEncoder(encoder, channels, config.dim, frozen=frozen)
         self.dynamics = mlp(config.dim + action_dim, config.hidden)
         options = {"simplicial": config.simplicial, "log_std_bounds": LOG_STD_BOUNDS}
         takes = head_options(belief, **belief_options)

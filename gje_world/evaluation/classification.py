@@ -35,6 +35,11 @@ class LinearProbe:
         """Logits `[..., K]` of embeddings `z [..., D]`."""
         return (z.float() - self.mean) / self.std @ self.weight + self.bias
 
+    def to(self, device: torch.device | str) -> LinearProbe:
+        """The probe on a device."""
+        mean, std, weight, bias = (part.to(device) for part in (self.mean, self.std, self.weight, self.bias))
+        return LinearProbe(mean, std, weight, bias, self.penalty)
+
 
 def fit_linear_probe(
     z: Tensor, y: Tensor, classes: int, penalties: tuple[float, ...] = PENALTIES, iterations: int = 100

@@ -27,7 +27,8 @@ LENGTH = 12  # frames of a training episode
 PART = 500  # episodes made and embedded at once
 ENCODERS = ("views", "dynamics", "random")
 BELIEFS: dict[str, dict[str, Any]] = {
-    "mixture": {"name": "mixture", "components": 16, "rank": 2},
+    "mixture": {"name": "mixture", "components": 16},
+    "low_rank_mixture": {"name": "mixture", "components": 16, "rank": 2},
     "diagonal": {"name": "diagonal"},
     "flow": {"name": "flow"},
     "squared_error": {"name": "point"},
@@ -51,9 +52,9 @@ class Recipe:
     objective: dict[str, Any] = field(default_factory=dict)  # options of the encoder's, beside its resolution
     unroll: int = 0  # dynamics: steps also learnt along sampled futures
     history: int = 3  # embeddings that the predictor looks at
-    hidden: int = 256
+    hidden: int = 128
     layers: int = 3
-    episodes: int = 40_000  # that beliefs are learnt from: of fewer, which way was taken is learnt by heart
+    episodes: int = 20_000  # that beliefs are learnt from; each holds one draw of the way
     updates: int = 4_000
     batch: int = 64
     lr: float = 2e-3

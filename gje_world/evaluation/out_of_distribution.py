@@ -5,7 +5,7 @@ A score is high where an image is unlike those of the training data.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -49,23 +49,13 @@ def detection(inside: Tensor, outside: Tensor) -> dict[str, float]:
     }
 
 
-# ---- scores by the belief ----
-
-
 def entropy_score(belief: Belief) -> Tensor:
     """Predicted entropy `[...]` of a belief, in nats per dimension: what the other view might have been."""
     return belief.entropy() / belief.dim
 
 
-def surprise(belief: Belief, z: Tensor) -> Tensor:
-    """Negative log-density `[...]` of what came, `z [..., D]`, in nats per dimension."""
-    return -belief.log_prob(z) / belief.dim
-
-
-# ---- scores by features ----
-
-
-class GaussianScore(NamedTuple):
+@dataclass(frozen=True)
+class GaussianScore:
     """Squared Mahalanobis distance to the nearest of `K` Gaussians of one covariance.
 
     With one Gaussian it is, up to constants, the negative log-density of a normal marginal.
@@ -109,7 +99,8 @@ def _whitening(covariance: Tensor) -> Tensor:
     return vectors * (values.clamp(min=0) + floor).rsqrt()
 
 
-class NeighbourScore(NamedTuple):
+@dataclass(frozen=True)
+class NeighbourScore:
     """Distance of normalised embeddings to their k-th nearest in the training data (Sun et al., 2022)."""
 
     bank: Tensor  # [N, D], of length one

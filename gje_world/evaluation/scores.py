@@ -5,9 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gje_world.beliefs import Belief
 from gje_world.evaluation.calibration import observed_coverage
 
 LEVELS = (0.5, 0.9, 0.95)
+
+
+def surprise(belief: Belief, value: Tensor) -> Tensor:
+    """Logarithmic score `[...]` of a belief for what happened, `value [..., D]`, in nats per dimension."""
+    return -belief.log_prob(value) / belief.dim
 
 
 def energy_score(samples: Tensor, value: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from gje_world.networks.adapted import AdaptedEncoder
 from gje_world.networks.conv import ConvEncoder
 from gje_world.networks.encoder import Encoder
 from gje_world.networks.mlp import EnsembleMLP, NormedLinear, mlp, simplicial
@@ -48,6 +49,7 @@ def make_encoder(name: str, channels: int, dim: int | None, image_size: int, **o
 
 __all__ = [
     "ENCODERS",
+    "AdaptedEncoder",
     "ConvEncoder",
     "Encoder",
     "EnsembleMLP",

@@ -24,6 +24,7 @@ class Encoder(nn.Module):
 
     name: ClassVar[str]  # in `gje_world.networks.ENCODERS`
     options: ClassVar[tuple[str, ...]] = ()  # of the subclass, beyond the three that all have
+    any_size: ClassVar[bool] = False  # whether images may also be smaller than `image_size`
 
     def __init__(self, channels: int, dim: int, image_size: int):
         super().__init__()

@@ -66,6 +66,7 @@ class ResNetEncoder(Features):
     """
 
     options: ClassVar[tuple[str, ...]] = ("width",)
+    any_size = True
     depth: ClassVar[int]
 
     def __init__(self, channels: int, dim: int | None = None, image_size: int = 32, width: int = 64):

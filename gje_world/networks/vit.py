@@ -21,6 +21,7 @@ class ViTEncoder(Features):
     """
 
     options: ClassVar[tuple[str, ...]] = ("patch", "depth")
+    any_size = True
     width: ClassVar[int]
     heads: ClassVar[int]
 

@@ -67,7 +67,7 @@ def learning_curve(rows: Rows) -> Figure | None:
 
 
 @styled
-def calibration_curve(rows: Rows) -> Figure | None:
+def calibration_curve(rows: Rows, unit: str = "frames") -> Figure | None:
     """Share of outcomes inside the belief's regions against the share promised; the ideal is the diagonal."""
     curves = [
         (row["step"], row["calibration/nominal"], row["calibration/observed"])
@@ -94,7 +94,7 @@ def calibration_curve(rows: Rows) -> Figure | None:
         "o-",
         color=BLUE,
         markersize=3.5,
-        label=f"at {step:,} frames",
+        label=f"at {step:,} {unit}",
         lw=2,
     )
     for axis in (axes.xaxis, axes.yaxis):

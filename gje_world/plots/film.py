@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from gje_world.plots.style import BLUE, GREEN, INK, MUTED, styled
+from gje_world.plots.style import BLUE, GREEN, INK, MUTED, ORANGE, styled
 from gje_world.training.atomic import replacing
 
 Image = npt.NDArray[np.uint8]  # [H, W, 3]
@@ -29,6 +29,7 @@ def write_film(
     frames: Image,
     *,
     uncertainty: Sequence[float] | npt.NDArray[np.floating] | None = None,
+    surprise: Sequence[float] | npt.NDArray[np.floating] | None = None,
     rewards: Sequence[float] | npt.NDArray[np.floating] | None = None,
     fps: float = 25.0,
     scale: int = 4,
@@ -40,7 +41,8 @@ def write_film(
         frames: uint8 `[T, H, W, 3]`, one an agent step.
         uncertainty: `[T]`, the standard deviation predicted for the next embedding at each step; drawn in
             a strip under the frames, bold up to the moment shown.
-        rewards: `[T]`, drawn in a second strip.
+        surprise: `[T]`, of the belief at what each frame showed (nats per dimension), in a second strip.
+        rewards: `[T]`, in a third.
         fps: frames a second of the film.
         scale: every pixel of a frame becomes `scale` × `scale`.
 
@@ -55,7 +57,11 @@ def write_film(
     if fps <= 0 or scale < 1:
         raise ValueError(f"fps must be positive and scale at least 1, got fps={fps}, scale={scale}")
     curves: list[tuple[str, str, npt.NDArray[np.float64]]] = []
-    for label, color, values in (("planner's predicted std", BLUE, uncertainty), ("reward", GREEN, rewards)):
+    for label, color, values in (
+        ("planner's predicted std", BLUE, uncertainty),
+        ("surprise (nats a dimension)", ORANGE, surprise),
+        ("reward", GREEN, rewards),
+    ):
         if values is None:
             continue
         curve = np.asarray(values, dtype=np.float64)

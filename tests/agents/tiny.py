@@ -115,5 +115,7 @@ def assert_same_run(one: Path, other: Path, kinds=("train", "episode", "eval")) 
     assert metrics(one, kinds) == metrics(other, kinds)
     a, b = final_state(one), final_state(other)
     assert a["agent"].keys() == b["agent"].keys()
-    assert all(torch.equal(a["agent"][name], b["agent"][name]) for name in a["agent"])
+    for name, value in a["agent"].items():
+        same = torch.equal(value, b["agent"][name]) if torch.is_tensor(value) else value == b["agent"][name]
+        assert same, name
     assert torch.equal(a["random"]["torch"], b["random"]["torch"])

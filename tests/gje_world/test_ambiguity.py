@@ -245,12 +245,12 @@ def test_a_suite_that_was_stopped_goes_on_where_it_stopped(monkeypatch, tmp_path
         done.append(belief)
         return fit(task, belief, **settings)
 
-    monkeypatch.setattr(probe, "fit", fit_once)
+    monkeypatch.setattr("gje_world.probing.ambiguity.fit", fit_once)
     assert command(monkeypatch, *options) == 130
     first = table(tmp_path)
     assert [row["belief"] for row in first] == ["diagonal"]
 
-    monkeypatch.setattr(probe, "fit", fit)
+    monkeypatch.setattr("gje_world.probing.ambiguity.fit", fit)
     assert command(monkeypatch, *options) == 0
     assert table(tmp_path)[0] == first[0]
     assert [row["belief"] for row in table(tmp_path)] == ["diagonal", "mixture"]

@@ -12,6 +12,7 @@ from torch import Generator
 from gje_world.beliefs import DiagonalGaussian
 from gje_world.data.unlike import KINDS, unlike_images
 from gje_world.evaluation import out_of_distribution as ood
+from gje_world.evaluation.scores import surprise
 
 
 def test_auroc_is_the_mann_whitney_statistic_whatever_the_scale_of_the_scores() -> None:
@@ -81,7 +82,7 @@ def test_the_beliefs_own_scores_see_width_and_distance() -> None:
     belief = DiagonalGaussian(mean, torch.tensor([[0.1], [1.0], [10.0]]).expand(3, 8))
     entropy = ood.entropy_score(belief)
     assert entropy[0] < entropy[1] < entropy[2]
-    near, far = ood.surprise(belief, mean), ood.surprise(belief, mean + 3)
+    near, far = surprise(belief, mean), surprise(belief, mean + 3)
     assert (far > near).all()
 
 

@@ -56,9 +56,10 @@ def test_the_curve_is_bold_up_to_the_moment_shown(tmp_path: Path) -> None:
 
 def test_a_strip_for_each_curve_given(tmp_path: Path) -> None:
     curve = np.linspace(0, 1, 20)
+    every = write_film(tmp_path / "all.mp4", _episode(), uncertainty=curve, surprise=curve, rewards=curve)
     both = _decode(write_film(tmp_path / "both.mp4", _episode(), uncertainty=curve, rewards=curve))
     one = _decode(write_film(tmp_path / "one.mp4", _episode(), rewards=curve))
-    assert both.shape[1] > one.shape[1] > 256
+    assert _decode(every).shape[1] > both.shape[1] > one.shape[1] > 256
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Groups of gje-pretrain alone."""

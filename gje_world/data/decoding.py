@@ -1,0 +1,273 @@
+"""Encoded images (JPEG, PNG, …) from folders, zips and parquet files to uint8 pixels of one size."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from gje_world.data.images import Images, Split, hold_out
+from gje_world.options import ConfigError
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"))
+TRAIN, TEST = ("train", "training"), ("test", "val", "valid", "validation")
+DECODED_AT_ONCE = 64  # images a worker hands over together
+
+
+class BrokenImageError(RuntimeError):
+    """An image cannot be read; the message names it."""
+
+
+class WorkerError(RuntimeError):
+    """A process that reads images has died; the message says which, and what may help."""
+
+
+@dataclass
+class Encoded:
+    """Encoded images: `read(i)` gives the bytes of the `i`-th.
+
+    Arguments:
+        read: callable in other processes too.
+        names: of each image, for messages.
+        labels: class index of each, or None.
+        classes: their names.
+        held_out: whether each is held out, where the source says so.
+    """
+
+    read: Callable[[int], bytes]
+    names: Sequence[str]
+    labels: list[int] | None = None
+    classes: list[str] = field(default_factory=list)
+    held_out: list[bool] | None = None
+
+
+def decode(content: bytes, size: int) -> Tensor:
+    """Pixels `[3, size, size]` of an encoded image: its middle square, resized.
+
+    Raises:
+        ValueError: it is damaged, or no image.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as opened:
+            image = opened.convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(str(error) or type(error).__name__) from error
+    if image.size != (size, size):
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        square = image.crop((left, top, left + side, top + side))
+        image = square.resize((size, size), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
+
+
+class Decoded(Dataset):
+    """Decodes one image at a time, in whatever process: its pixels, or why there are none."""
+
+    def __init__(self, source: Encoded, size: int):
+        self.source, self.size = source, size
+
+    def __len__(self) -> int:
+        return len(self.source.names)
+
+    def __getitem__(self, index: int) -> Tensor | str:
+        try:
+            return decode(self.source.read(index), self.size)
+        except (ValueError, OSError, zipfile.BadZipFile) as error:
+            return str(error)
+
+
+def decode_all(
+    source: Encoded,
+    size: int,
+    *,
+    skip_broken: bool,
+    workers: int,
+    advance: Callable[[int], object] = lambda count: None,
+) -> Split:
+    """All images of `source`, decoded to uint8 in memory.
+
+    Arguments:
+        size: height and width of the result.
+        skip_broken: leave out an image that cannot be read, with a warning that names it; else stop there.
+        workers: processes that decode; 0: this one.
+        advance: called with the number of images of each part done.
+
+    Raises:
+        BrokenImageError: an image cannot be read, and none shall be skipped; or none can be read.
+        WorkerError: one of the processes was killed.
+    """
+    count = len(source.names)
+    pixels = torch.empty(count, 3, size, size, dtype=torch.uint8)
+    good = torch.ones(count, dtype=torch.bool)
+    loader: DataLoader = DataLoader(
+        Decoded(source, size), batch_size=DECODED_AT_ONCE, num_workers=workers, collate_fn=list
+    )
+    place = 0
+    for part in survived(loader):
+        for found in part:
+            if isinstance(found, str):
+                if not skip_broken:
+                    raise BrokenImageError(
+                        f"{source.names[place]} is broken ({found}); data.on_broken=skip leaves it out"
+                    )
+                logger.warning("%s is broken and left out (%s)", source.names[place], found)
+                good[place] = False
+            else:
+                pixels[place] = found
+            place += 1
+        advance(len(part))
+    if not good.any():
+        raise BrokenImageError(f"none of {count} images could be read, the first is {source.names[0]}")
+    labels = None if source.labels is None else torch.tensor(source.labels)
+    images = Images(pixels, labels, source.classes)
+    if source.held_out is None:
+        train, test = hold_out(images.pick(good.nonzero().squeeze(1)))
+        return Split(train, test)
+    held_out = torch.tensor(source.held_out)
+    train, test = (images.pick((good & which).nonzero().squeeze(1)) for which in (~held_out, held_out))
+    return Split(train, test)
+
+
+def survived(loader: DataLoader) -> Any:
+    """What a loader gives, with a readable error where one of its processes dies."""
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if died := re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)", str(error)):
+            reason = " ".join(str(error).split()).rstrip(". ")
+            raise WorkerError(
+                f"the process {died[1]} that decodes images died ({reason}); it may have run out of memory: "
+                "try fewer data.workers, or data.workers=0"
+            ) from error
+        raise
+
+
+def folder_of_images(path: Path) -> Encoded:
+    """Images in a folder: `<class>/…`, or `train/<class>/…` and `test/<class>/…`, or without classes.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    inner = [PurePosixPath(file.relative_to(path).as_posix()) for file in files]
+    return arranged(path, inner, ReadFiles(files), [str(file) for file in files])
+
+
+def zip_of_images(path: Path) -> Encoded:
+    """Images in a zip, arranged as in a folder.
+
+    Raises:
+        ConfigError: it is no zip, or holds none.
+    """
+    try:
+        with zipfile.ZipFile(path) as opened:
+            members = sorted(
+                name for name in opened.namelist() if PurePosixPath(name).suffix.lower() in SUFFIXES
+            )
+    except zipfile.BadZipFile as error:
+        raise ConfigError(f"data.path={path} is no zip file, or a damaged one") from error
+    inner = [PurePosixPath(name) for name in members if not name.startswith("__MACOSX")]
+    return arranged(path, inner, ReadZip(path, members), [f"{path}:{name}" for name in members])
+
+
+def arranged(
+    path: Path, inner: Sequence[PurePosixPath], read: Callable[[int], bytes], names: Sequence[str]
+) -> Encoded:
+    """What the paths of images within their source say of classes, and of which are held out."""
+    if not inner:
+        raise ConfigError(f"data.path={path} holds no images ({', '.join(sorted(SUFFIXES))})")
+    parts = [each.parts for each in inner]
+    while all(len(each) > 2 for each in parts) and len({each[0] for each in parts}) == 1:
+        parts = [each[1:] for each in parts]  # all lies in one folder, such as the data set's name
+    held_out = None
+    if {each[0].lower() for each in parts} & set(TRAIN) and {each[0].lower() for each in parts} & set(TEST):
+        held_out = [each[0].lower() in TEST for each in parts]
+        parts = [each[1:] for each in parts]
+    if not all(len(each) > 1 for each in parts):
+        return Encoded(read, names, held_out=held_out)
+    classes = sorted({each[0] for each in parts})
+    place = {name: index for index, name in enumerate(classes)}
+    return Encoded(read, names, [place[each[0]] for each in parts], classes, held_out)
+
+
+class ReadFiles:
+    """Bytes of the `i`-th of some files."""
+
+    def __init__(self, files: Sequence[Path]):
+        self.files = files
+
+    def __call__(self, index: int) -> bytes:
+        return self.files[index].read_bytes()
+
+
+class ReadZip:
+    """Bytes of the `i`-th of a zip's members; each process opens the zip for itself."""
+
+    def __init__(self, path: Path, members: Sequence[str]):
+        self.path, self.members = path, members
+        self.opened: zipfile.ZipFile | None = None
+
+    def __call__(self, index: int) -> bytes:
+        if self.opened is None:
+            self.opened = zipfile.ZipFile(self.path)
+        return self.opened.read(self.members[index])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "members": self.members, "opened": None}
+
+
+def parquet_of_images(path: Path) -> Encoded:
+    """Images in the column `image` (or `img`, `bytes`) of a parquet file or a folder of them, with `label`s.
+
+    The column holds bytes, or structs with a field `bytes`, as the Hub's data sets have it.
+
+    Raises:
+        ConfigError: pyarrow is not installed, or the file is no such parquet.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise ConfigError("data=parquet needs pyarrow: pip install 'gje-world[data]'") from error
+    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    try:
+        table = pyarrow.concat_tables([parquet.read_table(file) for file in files])
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise ConfigError(
+            f"data.path={path} cannot be read as parquet: {' '.join(str(error).split())}"
+        ) from error
+    column = next((name for name in ("image", "img", "bytes") if name in table.column_names), None)
+    if column is None:
+        raise ConfigError(f"data.path={path} has no column image, but {', '.join(table.column_names)}")
+    cells = [cell["bytes"] if isinstance(cell, dict) else cell for cell in table[column].to_pylist()]
+    labels, classes = None, []
+    if "label" in table.column_names:
+        found = table["label"].to_pylist()
+        classes = [str(each) for each in sorted(set(found))]
+        place = {name: index for index, name in enumerate(classes)}
+        labels = [place[str(each)] for each in found]
+    names = [f"{path}: row {row}" for row in range(len(cells))]
+    return Encoded(ReadCells([cell or b"" for cell in cells]), names, labels, classes)
+
+
+class ReadCells:
+    """The `i`-th of some bytes."""
+
+    def __init__(self, cells: Sequence[bytes]):
+        self.cells = cells
+
+    def __call__(self, index: int) -> bytes:
+        return self.cells[index]

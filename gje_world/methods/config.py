@@ -1,0 +1,86 @@
+"""What a command can be told of its method (config group `method`), and the check of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gje_world.beliefs.config import BeliefConfig
+from gje_world.methods import METHODS, Method, make_method, method_options
+from gje_world.networks import Encoder
+from gje_world.objectives import OBJECTIVES
+from gje_world.objectives.config import ObjectiveConfig
+from gje_world.options import ConfigError, given, option
+
+
+@dataclass
+class MethodConfig:
+    """The method of pretraining; null: its own default, where it has one."""
+
+    name: str = option("gje", "set by the group: method=gje")
+    dim: int | None = option(None, "dimension of the projection that the loss is in")
+    projector_hidden: int | None = option(None, "width of the projector's hidden layers")
+    hidden: int | None = option(None, "of gje: width of the predictor")
+    predictor_hidden: int | None = option(None, "of simsiam: width of the predictor")
+    temperature: float | None = option(None, "of simclr")
+    momentum: float | None = option(None, "of byol and dino: of the moving average, at the start")
+    invariance: float | None = option(None, "of vicreg: weight of the views' distance")
+    variance: float | None = option(None, "of vicreg: weight of the variance term")
+    covariance: float | None = option(None, "of vicreg: weight of the covariance term")
+    redundancy: float | None = option(None, "of barlow_twins: weight of what is off the diagonal")
+    prototypes: int | None = option(None, "of dino: outputs")
+    student_temperature: float | None = option(None, "of dino")
+    teacher_temperature: float | None = option(None, "of dino")
+    mask_ratio: float | None = option(None, "of mae and masked_gje: share of the patches that is hidden")
+    decoder_width: int | None = option(None, "of mae and masked_gje")
+    decoder_depth: int | None = option(None, "of mae and masked_gje: layers of the decoder")
+    patch_weight: float | None = option(None, "of masked_gje: weight of the GJE loss beside the pixels'")
+
+
+def build_method(
+    config: MethodConfig,
+    objective: ObjectiveConfig,
+    belief: BeliefConfig,
+    encoder: Encoder,
+    updates: int,
+    chunk: int | None,
+) -> Method:
+    """The method that the three configurations tell of.
+
+    Raises:
+        ConfigError: there is no such method, objective or belief, or they do not go together.
+    """
+    if config.name not in METHODS:
+        raise ConfigError(f"method={config.name} must be one of {', '.join(METHODS)}")
+    for name, value in given(config).items():
+        if isinstance(value, int | float) and not value > 0:
+            raise ConfigError(f"method.{name}={value} must be above 0")
+    if config.mask_ratio is not None and not config.mask_ratio < 1:
+        raise ConfigError(f"method.mask_ratio={config.mask_ratio} must be below 1")
+    options = given(config)
+    takes = method_options(config.name)
+    if "objective" in takes:
+        options |= {"objective": given(objective), "belief": given(belief)}
+    if "objective" in takes:
+        check_together(objective, belief)
+    try:
+        return make_method(options.pop("name"), encoder, updates, chunk=chunk, **options)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def check_together(objective: ObjectiveConfig, belief: BeliefConfig) -> None:
+    """Refuses an objective that is unknown, or does not go with the belief.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if objective.name not in OBJECTIVES:
+        raise ConfigError(f"objective={objective.name} must be one of {', '.join(OBJECTIVES)}")
+    kind = OBJECTIVES[objective.name]
+    if kind.beliefs and belief.name not in kind.beliefs:
+        needed = " or ".join(kind.beliefs)
+        raise ConfigError(f"objective={objective.name} needs belief={needed}; got belief={belief.name}")
+    if kind.needs_density and belief.name == "point":
+        raise ConfigError(
+            f"belief=point has no density, which objective={objective.name} needs; use belief=diagonal"
+        )

@@ -1,0 +1,279 @@
+"""`gje-pretrain`: an encoder from views of images, measured while it learns, and left behind for others."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from gje_world.beliefs.config import BeliefConfig
+from gje_world.command import run_command
+from gje_world.data.decoding import BrokenImageError, WorkerError
+from gje_world.data.image_sources import DataConfig, load_images
+from gje_world.data.images import Images, ShuffledBatches, Split
+from gje_world.data.rendering import make_env
+from gje_world.data.views import AugmentConfig, Views
+from gje_world.evaluation.pretraining import evaluate_beliefs, evaluate_encoder
+from gje_world.methods import METHODS, Method, over_ranks
+from gje_world.methods.config import MethodConfig, build_method
+from gje_world.networks.config import EncoderConfig, build_encoder
+from gje_world.objectives.config import ObjectiveConfig
+from gje_world.options import ConfigError, group, option, plain_value
+from gje_world.plots.pretraining import write_report
+from gje_world.pretrained import Pretrained, load_pretrained
+from gje_world.probing.data import probe_data, with_unlike
+from gje_world.probing.encoder import probe_encoder
+from gje_world.probing.encoders import write_tables
+from gje_world.training.devices import keep_freed_memory, set_threads
+from gje_world.training.engine import CHANGEABLE as ENGINE_CHANGEABLE
+from gje_world.training.engine import Engine, EngineConfig, Learner
+from gje_world.training.means import NonFiniteError
+from gje_world.training.origin import origin
+from gje_world.training.ranks import make_fabric, open_run, silence
+from gje_world.training.schedules import warm_cosine
+from gje_world.training.signals import Stop, stop_on_signals
+from gje_world.training.tables import write_rows
+
+ABOUT = """
+gje-pretrain: learn an encoder from views of images, and leave it where load_encoder and gje-train find it.
+
+  gje-pretrain                                                    frames of cartpole, rendered on the spot
+  gje-pretrain data=zip data.path=cifar10.zip data.image_size=32 method=simclr encoder=resnet18
+  gje-pretrain data=cifar10 data.path=cifar-10-binary.tar.gz method=gje objective=gje_joint belief=low_rank
+  gje-pretrain method=mae encoder=vit_tiny augment=mae
+
+The run directory holds report.html, metrics.jsonl, checkpoints/ and, at the end, encoder/. The same command
+on the same run directory goes on where it stopped.
+"""
+CENTRING_IMAGES = 1_000  # that pixels are normalised by
+BELIEF_IMAGES = 512  # held out, that calibration is measured on
+UNLIKE_IMAGES = 500  # of noise, textures and digits each, that the probe report tells from held-out ones
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW with a linear warm-up and a cosine."""
+
+    lr: float = option(1e-3, "highest learning rate")
+    weight_decay: float = option(1e-4, "decoupled")
+    warmup: float = option(0.05, "share of the updates in which the rate rises")
+
+    def check(self) -> None:
+        """Refuses what cannot work.
+
+        Raises:
+            ConfigError: the first option found wrong.
+        """
+        if not self.lr > 0:
+            raise ConfigError(f"optimizer.lr={self.lr} must be above 0")
+        if not self.weight_decay >= 0:
+            raise ConfigError(f"optimizer.weight_decay={self.weight_decay} must be at least 0")
+        if not 0 <= self.warmup < 1:
+            raise ConfigError(f"optimizer.warmup={self.warmup} must be at least 0 and below 1")
+
+    def make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """The optimiser of parameter groups."""
+        return torch.optim.AdamW(groups, lr=self.lr, weight_decay=self.weight_decay)
+
+
+@dataclass
+class PretrainConfig:
+    """Options of `gje-pretrain`."""
+
+    seed: int = option(1, "of everything random in the run")
+    run_dir: str | None = option(None, "where all is written; null: runs/pretrain/<data>/<method>-seed<seed>")
+    batch_size: int = option(256, "images an update learns from, over all devices")
+    chunk: int | None = option(None, "views encoded at once, by gradient caching; null: all of a device's")
+    probe_images: int = option(5_000, "most training images that probes are fitted to at an evaluation")
+    data: DataConfig = group(DataConfig)
+    encoder: EncoderConfig = group(EncoderConfig)
+    method: MethodConfig = group(MethodConfig)
+    augment: AugmentConfig = group(AugmentConfig)
+    objective: ObjectiveConfig = group(ObjectiveConfig)
+    belief: BeliefConfig = group(BeliefConfig)
+    optimizer: OptimizerConfig = group(OptimizerConfig)
+    engine: EngineConfig = group(EngineConfig)
+
+
+# What may differ when a run goes on: none of it changes what has been learnt so far.
+CHANGEABLE = (*ENGINE_CHANGEABLE, "run_dir", "probe_images", "data.workers")
+
+
+class Pretraining(Learner):
+    """Draws views of a batch of images on its device, and gives them to the method."""
+
+    def __init__(self, method: Method, views: Views):
+        super().__init__()
+        self.method, self.views = method, views
+
+    def forward(self, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.method(self.views(batch))
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return self.method.parameter_groups()
+
+    def after_update(self, update: int) -> None:
+        self.method.after_update(update)
+
+
+def check(config: PretrainConfig) -> Pretraining:
+    """Refuses what cannot work, before any image is read; the learner, freshly made from the seed.
+
+    Raises:
+        ConfigError: the first option found wrong.
+    """
+    for name, low in (("batch_size", 2), ("chunk", 1), ("probe_images", 10), ("seed", 0)):
+        value = getattr(config, name)
+        if value is not None and value < low:
+            raise ConfigError(f"{name}={value} must be at least {low}")
+    for part in (config.data, config.augment, config.optimizer, config.engine):
+        part.check()
+    if config.method.name not in METHODS:
+        raise ConfigError(f"method={config.method.name} must be one of {', '.join(METHODS)}")
+    torch.manual_seed(config.seed)
+    size = config.data.image_size
+    encoder = build_encoder(config.encoder, config.data.channels, size)
+    updates = config.engine.updates
+    method = build_method(config.method, config.objective, config.belief, encoder, updates, config.chunk)
+    local = config.augment.local_size
+    if config.augment.local_views and local not in (None, size) and not encoder.any_size:
+        raise ConfigError(
+            f"augment.local_size={local} must be {size}: encoder={config.encoder.name} takes one size alone"
+        )
+    return Pretraining(method, Views(config.augment, method.views, size // 2 if encoder.any_size else size))
+
+
+def run_path(config: PretrainConfig) -> Path:
+    """Where the run writes."""
+    if config.run_dir is not None:
+        return Path(config.run_dir)
+    data = config.data.task.replace("/", "-") if config.data.name == "frames" else config.data.name
+    words = [config.method.name]
+    if "gje" in config.method.name:
+        words += [config.objective.name, config.belief.name]
+    return Path("runs/pretrain") / data / f"{'-'.join(words)}-{config.encoder.name}-seed{config.seed}"
+
+
+def pretrain(config: PretrainConfig) -> int:
+    """Pretrain as `config` says, or go on with the run in its directory; the exit status."""
+    config.engine.check()
+    set_threads(config.engine.threads)
+    keep_freed_memory()
+    learner = check(config)
+    engine = config.engine
+    fabric = make_fabric(engine.device, engine.devices, engine.nodes, engine.precision)
+    fabric.launch()
+    silence(fabric)
+    data = load_images(config.data, config.seed, make_env)
+    batches = ShuffledBatches(
+        data.train.pixels, config.batch_size, config.seed, fabric.global_rank, fabric.world_size
+    )
+    learner.method.encoder.centre_on(spaced(data.train, CENTRING_IMAGES).pixels)
+    if fabric.world_size > 1:
+        over_ranks(learner)
+    path = run_path(config)
+    with open_run(fabric, path, plain_value(config), changeable=CHANGEABLE) as run, stop_on_signals() as stop:
+        training = Engine(
+            learner,
+            batches,
+            config=engine,
+            fabric=fabric,
+            run=run,
+            optimizer=config.optimizer.make,
+            schedule=warm_cosine(engine.updates, round(config.optimizer.warmup * engine.updates)),
+            seed=config.seed,
+            evaluate=partial(evaluate, learner, data, config.probe_images, fabric),
+            report=lambda running: write_report(path, running=running),
+            samples=(config.batch_size, "images"),
+        )
+        if training.resumed_from is None:
+            training.evaluation_owed = True  # of the untrained encoder, to compare with
+        begin = "a new run" if training.resumed_from is None else f"going on from {training.resumed_from}"
+        print(
+            f"{len(data.train):,} images to learn from, {len(data.test):,} held out; "
+            f"{sum(p.numel() for p in learner.method.encoder.parameters()):,} parameters of the encoder\n"
+            f"run_dir={path}: {begin}",
+            file=sys.stderr,
+        )
+        finished = training.train(stop)
+        if finished and fabric.is_global_zero:
+            export(learner.method, config, data, path)
+            probe = probe_report(path, data, config, fabric)
+            print(f"report: {run.report}\nprobe: {probe}\nencoder: {path / 'encoder'}")
+    return 0
+
+
+def evaluate(
+    learner: Pretraining, data: Split, probe_images: int, fabric: Fabric, update: int, stop: Stop
+) -> dict[str, Any]:
+    """A row of metrics: what the encoder holds, and whether its beliefs are calibrated.
+
+    Raises:
+        Stopped: someone has asked to stop.
+    """
+    method = learner.method
+    train, test = spaced(data.train, probe_images), spaced(data.test, probe_images)
+    with fabric.autocast():
+        row = evaluate_encoder(method.encoder, train, test, fabric.device, stop.check)
+        if method.predictor is not None:
+            views = learner.views(spaced(data.test, BELIEF_IMAGES).pixels.to(fabric.device))
+            row |= evaluate_beliefs(method.encoder, method.predictor, views[0])
+    return row
+
+
+def spaced(images: Images, most: int) -> Images:
+    """At most so many of the images, evenly spaced."""
+    return images.pick(torch.linspace(0, len(images) - 1, min(most, len(images))).long())
+
+
+def export(method: Method, config: PretrainConfig, data: Split, path: Path) -> None:
+    """Write `encoder/` into the run directory."""
+    words = plain_value(config)
+    source: dict[str, Any] = {"name": config.data.name, "path": config.data.path, "images": len(data.train)}
+    if config.data.name == "frames":
+        source |= {"task": config.data.task, "frame_stack": config.data.frame_stack}
+    provenance = {
+        "run": str(path),
+        "method": {name: value for name, value in words["method"].items() if value is not None},
+        "data": source,
+        "licence": data.licence,
+        "updates": config.engine.updates,
+        "batch_size": config.batch_size,
+        "seed": config.seed,
+        **origin(),
+    }
+    Pretrained(method.encoder, method.predictor, provenance).save(path / "encoder")
+
+
+def probe_report(path: Path, data: Split, config: PretrainConfig, fabric: Fabric) -> Path:
+    """What the exported encoder is worth, as `gje-probe encoders` measures it; the path of the page."""
+    name = config.data.task if config.data.name == "frames" else config.data.name
+    measured = probe_data(data, name, config.probe_images, config.probe_images)
+    found = probe_encoder(
+        load_pretrained(path / "encoder"), with_unlike(measured, UNLIKE_IMAGES), device=fabric.device
+    )
+    row = {"encoder": path.name, "path": str(path / "encoder"), **found.row, **origin()}
+    folder = path / "probe"
+    folder.mkdir(exist_ok=True)
+    write_rows(folder / "table.csv", [row])
+    text = (path / "config.yaml").read_text(encoding="utf-8")
+    return write_tables(folder, [row], {path.name: found.arrays}, text)
+
+
+ERRORS = (BrokenImageError, WorkerError, NonFiniteError)
+
+
+def main(arguments: Sequence[str] | None = None, work: Callable[[Any], int] = pretrain) -> None:
+    """Entry point of `gje-pretrain`."""
+    sys.exit(run_command("pretrain", PretrainConfig, work, ABOUT, arguments=arguments, errors=ERRORS))
+
+
+if __name__ == "__main__":
+    main()

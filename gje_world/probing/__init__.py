@@ -1,0 +1,1 @@
+"""What `gje-probe` measures, a file for each of its subcommands."""

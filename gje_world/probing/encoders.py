@@ -1,0 +1,239 @@
+"""`gje-probe encoders`: what a list of pretrained encoders is worth, as a table and a page of figures."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from omegaconf import MISSING
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from gje_world.data.image_sources import DataConfig, load_images
+from gje_world.data.rendering import make_env
+from gje_world.networks import Encoder
+from gje_world.networks.exported import read_description
+from gje_world.options import ConfigError, group, option, plain_value
+from gje_world.plots.encoders import write_report
+from gje_world.pretrained import load_pretrained
+from gje_world.probing.data import ProbeData, hold_out_classes, probe_data, with_unlike
+from gje_world.probing.encoder import Arrays, check_shape, images_to_embed, probe_encoder
+from gje_world.probing.table import markdown
+from gje_world.training.atomic import replacing
+from gje_world.training.devices import choose_device, keep_freed_memory, set_threads
+from gje_world.training.origin import origin
+from gje_world.training.run_directory import RunDirectory
+from gje_world.training.tables import Row, read_rows, write_rows
+
+ABOUT = """
+gje-probe encoders: what pretrained encoders are worth, on images they were not trained on.
+
+Each row of table.csv is one encoder: linear probe and k-NN accuracy, calibration before and after temperature
+scaling, with and without the belief; out-of-distribution detection by the belief and by features; selective
+prediction. On frames with a true state, R² of the state in place of accuracy. The same command on the same
+run directory goes on where it stopped. Results stand there: table.csv, table.md, report.html, plots/.
+
+  gje-probe encoders encoders=[runs/gje/encoder,runs/simclr/encoder] data=zip data.path=cifar10.zip
+  gje-probe encoders encoders=[runs/gje/encoder] data=frames data.task=dmc/cartpole-swingup
+
+Images are scaled to the size that the first encoder takes, and frames stacked as it takes them.
+"""
+
+
+COLOURS = 3
+SEED = 7_000  # of rendered episodes, which no encoder was trained on
+
+
+@dataclass
+class EncodersConfig:
+    """Options of `gje-probe encoders`."""
+
+    encoders: list[str] = option(MISSING, "folders that gje-pretrain or encoder.save wrote")
+    run_dir: str = option("runs/encoders", "where all is written")
+    train_images: int = option(50_000, "most images that probes are fitted to")
+    test_images: int = option(10_000, "most images measured on")
+    held_out_classes: list[str] | None = option(
+        None, "classes left out of the probes, to be told from the others"
+    )
+    outside_images: int = option(2_000, "images of each kind of noise, texture and digit")
+    batch_size: int = option(256, "images embedded at once")
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
+    threads: int | None = option(None, "CPU threads; null: all cores")
+    data: DataConfig = group(DataConfig)
+
+
+# What may differ when a table goes on: none of it changes a row that is there.
+CHANGEABLE = ("run_dir", "encoders", "batch_size", "device", "threads")
+KINDS = {"dim": int} | dict.fromkeys(
+    ("encoder", "path", "digest", "data", "architecture", "method", "belief", "command", "commit", "machine"),
+    str,
+)
+
+COLUMNS = {
+    "encoder": "encoder",
+    "linear/accuracy": "linear ↑",
+    "knn/accuracy": "k-NN ↑",
+    "state/r2": "state R² ↑",
+    "linear/ece": "ECE ↓",
+    "linear/ece_equal_mass": "ECE, equal mass ↓",
+    "linear/brier": "Brier ↓",
+    "linear/nll": "NLL ↓",
+    "linear_tempered/ece": "ECE, tempered ↓",
+    "linear_uncertain/ece": "ECE, by belief ↓",
+    "projection_sampled/ece": "ECE, sampled ↓",
+    "aurc/confidence": "AURC ↓",
+    "rank/entropy_of_view_error": "rank of errors ↑",
+    **{
+        f"ood/{name}/{score}/auroc": f"{name.replace('_', ' ')}: {score} ↑"
+        for name in ("held_out_classes", "noise", "textures", "digits")
+        for score in ("surprise", "joint", "mahalanobis", "neighbours")
+    },
+    "seconds": "seconds",
+}
+"""Columns of table.md; table.csv has all."""
+
+
+def check(config: EncodersConfig) -> None:
+    """Refuses what cannot work, before any work.
+
+    Raises:
+        ConfigError: the first option found wrong.
+    """
+    if not config.encoders:
+        raise ConfigError("encoders=[] must name at least one folder")
+    if len(set(config.encoders)) < len(config.encoders):
+        raise ConfigError(f"encoders={config.encoders} must not name a folder twice")
+    for name, low in (
+        ("train_images", 2),
+        ("test_images", 2),
+        ("outside_images", 1),
+        ("batch_size", 1),
+    ):
+        if getattr(config, name) < low:
+            raise ConfigError(f"{name}={getattr(config, name)} must be at least {low}")
+    if config.threads is not None and config.threads < 1:
+        raise ConfigError(f"threads={config.threads} must be at least 1")
+    try:
+        choose_device(config.device)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def encoders(config: EncodersConfig) -> int:
+    """Measures the encoders not yet measured, row by row; the exit status."""
+    check(config)
+    set_threads(config.threads)
+    keep_freed_memory()
+    names = short_names(config.encoders)
+    shapes = [(path, load_pretrained(path).encoder) for path in config.encoders]  # all whole, before any work
+    data = load_data(config, shapes[0][1])
+    for path, encoder in shapes:
+        check_shape(encoder, data, path)
+    with RunDirectory.open(config.run_dir, plain_value(config), changeable=CHANGEABLE) as run:
+        table, folder = run.path / "table.csv", run.path / "arrays"
+        folder.mkdir(exist_ok=True)
+        rows = read_rows(table, KINDS)
+        done = {row["digest"] for row in rows if (folder / f"{row['digest']}.npz").exists()}
+        console = Console(stderr=True)
+        look = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*look, console=console, disable=not console.is_terminal) as progress:
+            for name, path in zip(names, config.encoders, strict=True):
+                if (digest := weights_digest(path)) in done:
+                    continue
+                pretrained = load_pretrained(path)
+                bar = progress.add_task(name, total=images_to_embed(pretrained, data))
+                found = probe_encoder(
+                    pretrained,
+                    data,
+                    device=choose_device(config.device),
+                    batch_size=config.batch_size,
+                    advance=partial(progress.advance, bar),
+                )
+                save_arrays(folder / f"{digest}.npz", found.arrays)
+                row = {"encoder": name, "path": path, "digest": digest, **found.row, **origin()}
+                # an encoder trained anew takes the place of the one that its folder held
+                rows = [other for other in rows if other["path"] != path and other["digest"] != digest]
+                rows.append(row)
+                write_rows(table, rows)
+                console.print(told(row), highlight=False, soft_wrap=True)
+        arrays = {row["encoder"]: read_arrays(folder / f"{row['digest']}.npz") for row in rows}
+        report = write_tables(run.path, rows, arrays, run.config.read_text(encoding="utf-8"))
+    print(f"report: {report}")
+    return 0
+
+
+def load_data(config: EncodersConfig, encoder: Encoder) -> ProbeData:
+    """The data asked for, scaled and stacked as `encoder` takes them where they have no size of their own.
+
+    Raises:
+        ConfigError: there are none, or none of a class to hold out.
+    """
+    source = replace(
+        config.data, image_size=encoder.image_size, frame_stack=max(1, encoder.channels // COLOURS)
+    )
+    source.check()
+    split = load_images(source, SEED, make_env)
+    name = source.task if source.name == "frames" else source.name
+    data = probe_data(split, name, config.train_images, config.test_images)
+    return with_unlike(hold_out_classes(data, config.held_out_classes or ()), config.outside_images)
+
+
+def write_tables(folder: Path, rows: Sequence[Row], arrays: Mapping[str, Arrays], config: str) -> Path:
+    """Writes `table.md` and `report.html` with its figures into `folder`; the path of the report.
+
+    Arguments:
+        rows: of `probe_encoder`, each with its name as `encoder`.
+        arrays: of `probe_encoder`, by that name.
+        config: the options, as text.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / "table.md") as temporary:
+        temporary.write_text(markdown(rows, COLUMNS), encoding="utf-8")
+    return write_report(folder, rows, arrays, config)
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """The ends of paths, as short as they still differ."""
+    parts = [Path(path).absolute().parts for path in paths]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def weights_digest(path: str) -> str:
+    """What tells the weights in a folder from others."""
+    digests = read_description(path)["sha256"]
+    return hashlib.sha256("".join(digests[name] for name in sorted(digests)).encode()).hexdigest()[:16]
+
+
+def save_arrays(path: Path, arrays: Arrays) -> None:
+    """What figures are drawn from, whole or absent."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # numpy takes a keyword for a flag
+
+
+def read_arrays(path: Path) -> Arrays:
+    """The arrays of one encoder."""
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def told(row: Row) -> str:
+    """A row in a line, for who watches."""
+    shown = (
+        ("linear/accuracy", "linear {:.1%}"),
+        ("knn/accuracy", "k-NN {:.1%}"),
+        ("linear/ece", "ECE {:.3f}"),
+        ("state/r2", "state R² {:.3f}"),
+        ("ood/textures/surprise/auroc", "textures by surprise {:.3f}"),
+        ("ood/textures/neighbours/auroc", "by neighbours {:.3f}"),
+        ("seconds", "{:.0f} s"),
+    )
+    parts = [words.format(row[name]) for name, words in shown if row.get(name) is not None]
+    return f"{row['encoder']}: {' · '.join(parts)}"

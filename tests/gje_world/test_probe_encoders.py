@@ -1,0 +1,230 @@
+"""`gje-probe encoders`: its measures on data whose answer is known, and the command from folder to page."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gje_world import probe
+from gje_world.beliefs import DiagonalGaussian
+from gje_world.data.image_sources import DataConfig
+from gje_world.networks import Encoder, make_encoder
+from gje_world.options import ConfigError
+from gje_world.plots.encoders import FIGURES, write_report
+from gje_world.predictor import ViewPredictor
+from gje_world.pretrained import Pretrained
+from gje_world.probing import encoders
+from gje_world.probing.data import ProbeData, hold_out_classes, with_unlike
+from gje_world.probing.encoder import images_to_embed, probe_encoder
+from gje_world.probing.encoders import short_names
+from gje_world.probing.table import markdown
+
+SIDE = 16
+SMALL = DataConfig(frames=60, frame_stack=1)
+
+
+class MeanColour(Encoder):
+    """Sees nothing but the mean of each channel, which is all that the coloured images differ in."""
+
+    name = "mean_colour"
+
+    def __init__(self):
+        super().__init__(3, 3, SIDE)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return obs.float().mean((-2, -1)) / 64
+
+
+class SureOfItself(nn.Module):
+    """Believes that the other view is as this one is; less surely where there is much red."""
+
+    architecture = {"belief": {"name": "diagonal"}}  # noqa: RUF012
+
+    def project(self, z: Tensor) -> Tensor:
+        return z
+
+    def believe(self, v: Tensor) -> DiagonalGaussian:
+        return DiagonalGaussian(v, (0.02 + 0.1 * v[..., :1]).expand_as(v))
+
+
+def _coloured(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Noisy images of four colours that overlap a little."""
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.randint(4, (count,), generator=generator)
+    colours = torch.tensor([[200, 60, 60], [60, 200, 60], [60, 60, 200], [130, 130, 130]]).float()
+    tint = colours[y] + 25 * torch.randn(count, 3, generator=generator)
+    images = tint[:, :, None, None] + 10 * torch.randn(count, 3, SIDE, SIDE, generator=generator)
+    return images.clamp(0, 255).to(torch.uint8), y
+
+
+@pytest.fixture(scope="module")
+def data() -> ProbeData:
+    (train, y_train), (test, y_test) = _coloured(1200, 1), _coloured(400, 2)
+    classes = ("red", "green", "blue", "grey")
+    return with_unlike(ProbeData("colours", train, test, y_train, y_test, classes), 100)
+
+
+@pytest.fixture(scope="module")
+def found(data):
+    pretrained = Pretrained(MeanColour(), SureOfItself(), {"method": "none"})
+    seen: list[int] = []
+    findings = probe_encoder(pretrained, data, batch_size=128, advance=seen.append)
+    assert sum(seen) == images_to_embed(pretrained, data)
+    return findings
+
+
+def test_classes_that_can_be_read_off_are(found) -> None:
+    row = found.row
+    for name in ("linear", "linear_tempered", "linear_uncertain", "knn", "projection", "projection_sampled"):
+        assert row[f"{name}/accuracy"] > 0.95
+        assert row[f"{name}/ece"] < 0.05
+    assert row["linear/nll"] < 0.2
+
+
+def test_uncertainty_ranks_errors_where_it_should(found) -> None:
+    assert row_has(found.row, "aurc/confidence") < 0.02
+    assert row_has(found.row, "rank/confidence_of_class_loss") > 0.5
+
+
+def test_what_is_unlike_the_data_is_found_by_features_and_by_the_marginal(found) -> None:
+    for name in ("textures", "digits"):
+        for score in ("mahalanobis", "neighbours", "marginal"):
+            assert row_has(found.row, f"ood/{name}/{score}/auroc") > 0.6
+    assert {name.split("/")[2] for name in found.row if name.startswith("ood/noise")} == {
+        "mahalanobis", "neighbours", "confidence", "marginal", "entropy", "surprise", "joint",
+    }  # fmt: skip
+
+
+def row_has(row: dict, name: str) -> float:
+    assert name in row, sorted(row)
+    return row[name]
+
+
+def test_without_a_belief_there_are_no_scores_of_one(data) -> None:
+    row = probe_encoder(Pretrained(MeanColour()), data).row
+    assert row["belief"] is None and "linear/accuracy" in row
+    assert not any("entropy" in name or "surprise" in name or "projection" in name for name in row)
+
+
+def test_the_same_is_found_twice_whatever_was_drawn_before(data, found) -> None:
+    torch.manual_seed(99)
+    again = probe_encoder(Pretrained(MeanColour(), SureOfItself(), {"method": "none"}), data, batch_size=128)
+    assert {**again.row, "seconds": 0} == {**found.row, "seconds": 0}
+
+
+def test_the_state_is_read_off(data) -> None:
+    def states(images: Tensor) -> Tensor:
+        return torch.stack([images[:, 0].float().mean((1, 2)), images[:, 0, 0, 0].float()], -1)
+
+    frames = ProbeData(
+        "frames", data.train, data.test, states_train=states(data.train), states_test=states(data.test),
+        state_names=("redness", "corner"),
+    )  # fmt: skip
+    row = probe_encoder(Pretrained(MeanColour()), frames).row
+    assert row["state/r2/redness"] == pytest.approx(1, abs=1e-3)
+    assert row["state/r2"] == pytest.approx((row["state/r2/redness"] + row["state/r2/corner"]) / 2)
+    assert "linear/accuracy" not in row
+
+
+def test_held_out_classes_are_outside_and_nowhere_else(data) -> None:
+    left = hold_out_classes(data, ["green"])
+    assert left.classes == ["red", "blue", "grey"]
+    assert len(left.outside["held_out_classes"]) == int((data.y_test == 1).sum())
+    for images, y, whole, y_whole in (
+        (left.train, left.y_train, data.train, data.y_train),
+        (left.test, left.y_test, data.test, data.y_test),
+    ):
+        assert torch.equal(images, whole[y_whole != 1])
+        assert [left.classes[i] for i in y] == [data.classes[i] for i in y_whole if i != 1]
+    with pytest.raises(
+        ConfigError, match=r"held_out_classes=\[cyan\] must be among .*red, green, blue, grey"
+    ):
+        hold_out_classes(data, ["cyan"])
+    with pytest.raises(ConfigError, match="must leave at least 2 of 4 classes"):
+        hold_out_classes(data, ["red", "green", "blue"])
+
+
+def test_images_of_another_shape_are_refused(data) -> None:
+    encoder = make_encoder("conv", 9, 4, 64, width=8)
+    with pytest.raises(ConfigError, match="images of 3x16x16, the encoder takes 9x64x64"):
+        probe_encoder(Pretrained(encoder), data)
+
+
+def test_the_page_shows_every_figure(found, data, tmp_path) -> None:
+    plain = probe_encoder(Pretrained(MeanColour()), data)
+    rows = [{"encoder": "gje", **found.row}, {"encoder": "simclr", **plain.row}]
+    arrays = {"gje": found.arrays, "simclr": plain.arrays}
+    text = write_report(tmp_path, rows, arrays, "seed: <b>").read_text()
+    names = {path.stem for path in (tmp_path / "plots").iterdir()}
+    assert names == {"accuracies", "reliability", "risk_coverage", "detection", "heatmaps"}
+    assert text.count("<img") == 5 and "seed: <b>" not in text and "seed: &lt;b&gt;" in text
+
+
+def test_a_table_marks_the_best_and_leaves_out_what_nobody_has() -> None:
+    rows = [{"a": 0.5, "b": 1.0, "n": "x|y"}, {"a": 0.7, "b": None, "n": "z"}]
+    table = markdown(rows, {"n": "name", "a": "acc ↑", "b": "err ↓", "c": "none ↑"})
+    assert table.splitlines() == [
+        "| name | acc ↑ | err ↓ |",
+        "| --- | --- | --- |",
+        "| x\\|y | 0.500 | 1.000 |",
+        "| z | **0.700** | – |",
+    ]
+
+
+def test_names_are_as_short_as_they_differ() -> None:
+    assert short_names(["runs/gje/encoder", "runs/vicreg/encoder"]) == ["gje/encoder", "vicreg/encoder"]
+    assert short_names(["runs/gje"]) == ["gje"]
+
+
+def _command(monkeypatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["gje-probe", "encoders", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        probe.main()
+    return ended.value.code
+
+
+def test_the_command_measures_each_encoder_once(tmp_path, monkeypatch, capsys) -> None:
+    paths = [str(tmp_path / name) for name in ("gje", "plain")]
+    Pretrained(make_encoder("conv", 3, 8, SIDE, width=8), ViewPredictor(8, 4), {"method": "gje"}).save(
+        paths[0]
+    )
+    make_encoder("conv", 3, 8, SIDE, width=8).save(paths[1])
+    # the frames are rendered once, and the figures have tests of their own
+    frames = encoders.load_images(replace(SMALL, image_size=SIDE), 0, encoders.make_env)
+    monkeypatch.setattr(encoders, "load_images", lambda *_: frames)
+    monkeypatch.setattr("gje_world.plots.encoders.FIGURES", FIGURES[:1])
+    options = ["data.frames=60", "outside_images=20", f"run_dir={tmp_path / 'run'}"]
+    assert _command(monkeypatch, f"encoders=[{paths[0]}]", *options) == 0
+    first = (tmp_path / "run" / "table.csv").read_text().splitlines()[1]
+    assert _command(monkeypatch, f"encoders=[{','.join(paths)}]", *options) == 0
+    assert "gje:" in capsys.readouterr().err
+    with (tmp_path / "run" / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["encoder"] for row in rows] == ["gje", "plain"]
+    assert rows[0]["seconds"] in first.split(",")  # not measured again
+    assert rows[0]["state/r2"] and rows[1]["belief"] == ""
+    assert "| gje |" in (tmp_path / "run" / "table.md").read_text()
+    assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
+
+
+def test_errors_come_in_one_line_before_any_work(tmp_path, monkeypatch, capsys) -> None:
+    make_encoder("conv", 3, 8, SIDE, width=8).save(tmp_path / "whole")
+    whole = f"encoders=[{tmp_path}/whole]"
+    for arguments, words in (
+        ((), "encoders must be given"),
+        (("encoders=[]",), "encoders=[] must name at least one folder"),
+        ((f"encoders=[{tmp_path}/none]",), "holds no encoder.json"),
+        ((whole, "test_images=1"), "test_images=1 must be at least 2"),
+        ((whole, "data=frames", "data.task=dmc/nothing-here"), "data.task=dmc/nothing-here"),
+        ((whole, "data=zip"), "data=zip needs data.path"),
+        ((whole, "data=imagenet"), "imagenet"),
+    ):
+        assert _command(monkeypatch, f"run_dir={tmp_path / 'run'}", *arguments) == 2
+        error = capsys.readouterr().err
+        assert words in error and len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,96 @@
+"""The baselines' losses are those of a reference implementation; a collapse costs what it must."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from oracle import lightly_losses
+
+from gje_world.methods.barlow_twins import barlow_twins
+from gje_world.methods.byol import negative_cosine
+from gje_world.methods.dino import dino_loss
+from gje_world.methods.mae import MAE
+from gje_world.methods.masked_gje import ambiguity
+from gje_world.methods.simclr import nt_xent
+from gje_world.methods.vicreg import vicreg_terms
+from gje_world.networks import make_encoder
+
+
+@pytest.fixture(scope="module")
+def losses():
+    return lightly_losses()
+
+
+def pair(batch: int = 12, dim: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(batch, dim, generator=generator)
+    return a, 0.7 * a + 0.5 * torch.randn(batch, dim, generator=generator)
+
+
+def same(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5])
+def test_simclr(losses, temperature):
+    a, b = pair()
+    same(nt_xent(a, b, temperature), losses.NTXentLoss(temperature)(a, b))
+
+
+def test_byol_and_simsiam(losses):
+    a, b = pair()
+    same(negative_cosine(a, b), losses.NegativeCosineSimilarity()(a, b))
+
+
+def test_vicreg(losses):
+    a, b = pair()
+    invariance, variance, covariance = vicreg_terms(a, b)
+    same(25 * invariance + 25 * variance + covariance, losses.VICRegLoss()(a, b))
+
+
+def test_barlow_twins(losses):
+    a, b = pair()
+    same(barlow_twins(a, b, 5e-3), losses.BarlowTwinsLoss()(a, b))
+
+
+def test_dino(losses):
+    torch.manual_seed(0)
+    student, teacher, centre = torch.randn(5, 7, 16), torch.randn(2, 7, 16), torch.randn(16)
+    theirs = losses.DINOLoss(output_dim=16, teacher_temp=0.04, student_temp=0.1)
+    theirs.center.copy_(centre.view(1, 1, -1))
+    same(
+        dino_loss(student, teacher, centre, 0.1, 0.04),
+        theirs(list(teacher.unbind()), list(student.unbind()), teacher_temp=0.04),
+    )
+
+
+def test_mae_is_the_formula_in_float64():
+    torch.manual_seed(0)
+    method = MAE(make_encoder("vit_tiny", 3, None, 32, depth=1), updates=1)
+    views = torch.randint(256, (1, 4, 3, 32, 32), dtype=torch.uint8)
+    torch.manual_seed(1)
+    loss, _ = method([views])
+    torch.manual_seed(1)
+    order = torch.rand(4, 64).argsort(1)
+    images = method.encoder.pixels(views[0])
+    told = method.tell_pixels(
+        method.decode(method.encoder.tokens(images, order[:, :16]), order[:, :16], order[:, 16:])
+    )
+    total = 0.0
+    for image, places, guess in zip(images.double(), order[:, 16:].tolist(), told.double(), strict=True):
+        for place, one in zip(places, guess, strict=True):
+            row, column = divmod(place, 8)
+            patch = image[:, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4].flatten()
+            patch = (patch - patch.mean()) / (patch.var() + 1e-6).sqrt()
+            total += F.mse_loss(one, patch).item()
+    assert loss.item() == pytest.approx(total / (4 * 48), rel=1e-5)
+
+
+def test_what_is_ambiguous_weighs_more():
+    from gje_world.beliefs import DiagonalGaussian
+
+    std = torch.tensor([0.1, 1.0, 2.0]).view(1, 3, 1).expand(1, 3, 5)
+    weights = ambiguity(DiagonalGaussian(torch.zeros(1, 3, 5), std))
+    # softmax of the log deviations: in proportion to the deviations
+    same(weights, 3 * torch.tensor([[0.1, 1.0, 2.0]]) / 3.1)
