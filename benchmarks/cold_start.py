@@ -35,6 +35,7 @@ def draw(curves: dict[tuple[str, float, int], list[float]], path: Path) -> None:
                 )
         panel.axhline(1, color="black", lw=0.6)
         panel.set(yscale="log", title=belief)
+        panel.yaxis.set_major_formatter("{x:g}")  # names may hold markup, so none is drawn as maths
     for panel in panels[len(BELIEFS) :]:
         panel.axis("off")
     panels[0].legend()

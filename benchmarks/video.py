@@ -44,9 +44,10 @@ def configured(task: str, seed: int, updates: int, threads: int | None, folder: 
 def measured(config: VideoConfig) -> dict[str, object]:
     """Train, unless that is done, and tell the scores that have targets."""
     train(config)
-    row = [row for row in read_metrics(Path(str(config.run_dir)) / "metrics.jsonl") if row["kind"] == "eval"][
-        -1
-    ]
+    rows = read_metrics(Path(str(config.run_dir)) / "metrics.jsonl")
+    if not rows or rows[-1]["kind"] != "eval":
+        raise SystemExit("stopped; the same command goes on")
+    row = rows[-1]
     found: dict[str, object] = {"minutes": round(row["time"] / 60, 1)}
     for kind in ("r2", "ahead_r2"):
         values = {name: value for name, value in row.items() if name.startswith(f"probe/{kind}/")}

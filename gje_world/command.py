@@ -6,6 +6,7 @@ import difflib
 import errno
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -141,6 +142,9 @@ def explain(command: str, error: BaseException, config: Any, arguments: Sequence
         asked = [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{name}=")]
         if asked and asked[-1] not in choices:
             return f"{name}={asked[-1]} must be one of {', '.join(choices)}"
+    if found := re.match(r"In '(\w+)/(\w+)': ConfigKeyError raised while composing[^\n]*\n(.*)", str(error)):
+        group, choice, reason = found.groups()
+        return f"{group}={choice} sets what gje-{command} does not have ({reason}); choose another {group}"
     while error.__cause__ is not None:
         error = error.__cause__
     key = getattr(error, "full_key", None)

@@ -80,7 +80,7 @@ def train(config: VideoConfig) -> int:
     check_lengths(config, clips)
     seen, held_out = clips.split(config.data.held_out)
     learner = make_learner(config, seen)
-    changeable = (*CHANGEABLE, "run_dir")
+    changeable = (*CHANGEABLE, "run_dir", "evaluation")
     with (
         open_run(fabric, run_path(config), plain_value(config), changeable=changeable) as run,
         stop_on_signals() as stop,

@@ -36,9 +36,9 @@ SEED = 2**31  # of the windows evaluated on, far from those of training
 class VideoEvaluationConfig:
     """Evaluation on held-out clips, always the same windows of them."""
 
-    clips: int = option(256, "windows evaluated on")
+    clips: int = option(128, "windows evaluated on")
     horizon: int = option(10, "steps ahead")
-    particles: int = option(64, "sampled futures of each")
+    particles: int = option(16, "sampled futures of each")
 
 
 class Windows(NamedTuple):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -63,6 +65,72 @@ def test_dino(losses):
         dino_loss(student, teacher, centre, 0.1, 0.04),
         theirs(list(teacher.unbind()), list(student.unbind()), teacher_temp=0.04),
     )
+
+
+def rows(x: torch.Tensor) -> list[list[float]]:
+    return x.double().tolist()
+
+
+def cosine(u: list[float], v: list[float]) -> float:
+    return sum(a * b for a, b in zip(u, v, strict=True)) / math.hypot(*u) / math.hypot(*v)
+
+
+def covariance(x: torch.Tensor) -> list[list[float]]:
+    return torch.cov(x.double().mT).tolist()
+
+
+def off_diagonal(matrix: list[list[float]]) -> float:
+    return sum(value**2 for i, row in enumerate(matrix) for j, value in enumerate(row) if i != j)
+
+
+def test_simclr_is_the_formula():
+    a, b = pair()
+    all_views, count = rows(torch.cat([a, b])), len(a)
+    total = 0.0
+    for i, view in enumerate(all_views):
+        kernels = [math.exp(cosine(view, other) / 0.5) for other in all_views]
+        total -= math.log(kernels[(i + count) % (2 * count)] / (sum(kernels) - kernels[i]))
+    assert nt_xent(a, b, 0.5).item() == pytest.approx(total / (2 * count), rel=1e-5)
+
+
+def test_negative_cosine_is_the_formula():
+    a, b = pair()
+    mean = sum(cosine(u, v) for u, v in zip(rows(a), rows(b), strict=True)) / len(a)
+    assert negative_cosine(a, b).item() == pytest.approx(-mean, rel=1e-5)
+
+
+def test_vicreg_is_the_formula():
+    a, b = pair()
+    dim = a.shape[1]
+    distance = (a.double() - b.double()).square().mean().item()
+    spreads = [
+        max(0.0, 1 - math.sqrt(cov[j][j] + 1e-4)) for cov in map(covariance, (a, b)) for j in range(dim)
+    ]
+    across = sum(off_diagonal(covariance(x)) for x in (a, b)) / dim
+    found = [term.item() for term in vicreg_terms(a, b)]
+    assert found == pytest.approx([distance, sum(spreads) / (2 * dim), across], rel=1e-5)
+
+
+def test_barlow_twins_is_the_formula():
+    a, b = (x.double() for x in pair())
+    standard = [(x - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt() for x in (a, b)]
+    matrix = (standard[0].mT @ standard[1] / len(a)).tolist()
+    expected = sum((1 - matrix[j][j]) ** 2 for j in range(len(matrix))) + 5e-3 * off_diagonal(matrix)
+    assert barlow_twins(*pair(), 5e-3).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_dino_is_the_formula():
+    torch.manual_seed(0)
+    student, teacher, centre = torch.randn(5, 7, 16), torch.randn(2, 7, 16), torch.randn(16)
+    terms = []
+    for t in range(2):
+        for s in range(5):
+            if s != t:
+                target = ((teacher[t].double() - centre.double()) / 0.04).softmax(-1)
+                guess = (student[s].double() / 0.1).softmax(-1)
+                terms.append(-(target * guess.log()).sum(-1).mean().item())
+    found = dino_loss(student, teacher, centre, 0.1, 0.04).item()
+    assert found == pytest.approx(sum(terms) / len(terms), rel=1e-5)
 
 
 def test_mae_is_the_formula_in_float64():
