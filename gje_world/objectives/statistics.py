@@ -28,7 +28,12 @@ def mean_over_ranks(x: Tensor) -> Tensor:
 
 def gather(x: Tensor) -> Tensor:
     """`x [B, ...]` of all ranks in order, `[N * B, ...]`, with gradient to each."""
-    return torch.cat(dist_functional.all_gather(x.contiguous())) if distributed() else x
+    if not distributed():
+        return x
+    whole = torch.cat(dist_functional.all_gather(x.contiguous()))
+    if whole.requires_grad:
+        whole.register_hook(lambda gradient: gradient.contiguous())  # as gloo takes it to be
+    return whole
 
 
 def agree(x: Tensor) -> Tensor:
