@@ -13,7 +13,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gje_world.plots.page import Page, Section, Tile, render
+from gje_world.plots.page import Page, Section, Tile, write_page
 from gje_world.plots.style import INK, MUTED, PALETTE, styled
 from gje_world.training.atomic import replacing
 
@@ -188,10 +188,7 @@ def write_report(run_dir: Path, rows: Rows, arrays: Arrays, config: str, *, titl
         sections=sections,
         config=config,
     )
-    report = run_dir / "report.html"
-    with replacing(report) as temporary:
-        temporary.write_text(render(page), encoding="utf-8")
-    return report
+    return write_page(run_dir, page)
 
 
 def _best(rows: Rows) -> list[tuple[str, str]]:

@@ -6,6 +6,9 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
+
+from gje_world.training.atomic import replacing
 
 _STYLE = """
 :root { color-scheme: light; --ink: #22303c; --muted: #66727f; --line: #e1e6eb; --blue: #2c6e9c; }
@@ -70,6 +73,14 @@ class Page:
     sections: Sequence[Section]
     config: str
     refresh: int | None = None  # seconds after which the browser reads the page again
+
+
+def write_page(run_dir: Path, page: Page) -> Path:
+    """Write the page as the run's `report.html`, whole or not at all; its path."""
+    report = run_dir / "report.html"
+    with replacing(report) as temporary:
+        temporary.write_text(render(page), encoding="utf-8")
+    return report
 
 
 def render(page: Page) -> str:

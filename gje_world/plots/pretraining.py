@@ -12,10 +12,9 @@ import yaml
 from matplotlib.figure import Figure
 
 from gje_world.plots import curves
-from gje_world.plots.page import Page, Tile, render
+from gje_world.plots.page import Page, Tile, write_page
 from gje_world.plots.report import figure_section
 from gje_world.plots.style import BLUE, ORANGE, PALETTE, frames_axis, styled
-from gje_world.training.atomic import replacing
 from gje_world.training.metrics import read_metrics
 from gje_world.training.run_directory import read_config
 
@@ -155,10 +154,7 @@ def write_report(run_dir: Path | str, *, running: bool = False) -> Path:
         config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
         refresh=REFRESH_SECONDS if running else None,
     )
-    report = run_dir / "report.html"
-    with replacing(report) as temporary:
-        temporary.write_text(render(page), encoding="utf-8")
-    return report
+    return write_page(run_dir, page)
 
 
 def tiles(rows: Rows, step: int, total: int) -> list[Tile]:

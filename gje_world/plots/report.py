@@ -14,7 +14,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from gje_world.plots import curves
-from gje_world.plots.page import Page, Section, Tile, render
+from gje_world.plots.page import Page, Section, Tile, write_page
 from gje_world.training.atomic import replacing
 from gje_world.training.metrics import read_metrics
 from gje_world.training.run_directory import RunDirectoryError, read_config
@@ -91,10 +91,7 @@ def write_report(run_dir: Path | str, *, running: bool = False) -> Path:
         config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
         refresh=_REFRESH_SECONDS if running else None,
     )
-    report = run_dir / "report.html"
-    with replacing(report) as temporary:
-        temporary.write_text(render(page), encoding="utf-8")
-    return report
+    return write_page(run_dir, page)
 
 
 def figure_section(path: Path, title: str, caption: str, figure: Figure | None) -> Section:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from gje_world.plots.page import Page, Section, Tile, render
+from gje_world.plots.page import Page, Section, Tile, write_page
 from gje_world.training.atomic import replacing
 
 
@@ -41,7 +41,4 @@ def write_table_report(
         sections=sections,
         config=config,
     )
-    report = run_dir / "report.html"
-    with replacing(report) as temporary:
-        temporary.write_text(render(page), encoding="utf-8")
-    return report
+    return write_page(run_dir, page)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from gje_world.plots import foresight
 from gje_world.plots.gallery import directions_grid, futures_film, futures_grid, heat_grid
-from gje_world.plots.page import Page, Section, Tile, render
+from gje_world.plots.page import Page, Section, Tile, write_page
 from gje_world.plots.report import figure_section
 from gje_world.training.atomic import replacing
 from gje_world.training.metrics import read_metrics
@@ -132,10 +132,7 @@ def write_video_report(run_dir: Path | str, *, running: bool = False) -> Path:
         config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
         refresh=REFRESH_SECONDS if running else None,
     )
-    report = run_dir / "report.html"
-    with replacing(report) as temporary:
-        temporary.write_text(render(page), encoding="utf-8")
-    return report
+    return write_page(run_dir, page)
 
 
 def grid_section(run_dir: Path, name: str, title: str, caption: str) -> Section:
