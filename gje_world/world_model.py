@@ -21,7 +21,9 @@ class WorldModelConfig:
 
     dim: int = option(64, "embedding dimension D")
     hidden: int = option(256, "width of the dynamics")
-    encoder_width: int = option(32, "channels of the encoder's first convolutions")
+    encoder_width: int = option(
+        32, "channels of the encoder's second convolution, half and twice as many of the others"
+    )
     simplicial: bool = option(
         False, "embeddings on simplices (groups of 8), as the consistency ablation needs"
     )

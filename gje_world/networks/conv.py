@@ -24,7 +24,8 @@ class ConvEncoder(Encoder):
         channels: input channels `C` (stacked frames included).
         dim: embedding dimension `D`.
         image_size: height and width, a multiple of 16.
-        width: channels of the first two convolutions; the last two have twice as many.
+        width: channels of the second convolution. The first, on the largest maps and so the dearest, has half
+            as many; the last two have twice as many.
     """
 
     name = "conv"
@@ -41,9 +42,9 @@ class ConvEncoder(Encoder):
         grey = torch.full((image_size, image_size, channels), 127.5).permute(2, 0, 1)
         self.register_buffer("mean_frame", grey)
         self.register_buffer("inverse_std", torch.tensor(1 / 127.5))
-        widths = (width, width, 2 * width, 2 * width)
-        self.first = nn.Conv2d(channels, width, 3, stride=2, padding=1)
-        layers: list[nn.Module] = [nn.GroupNorm(1, width), nn.SiLU()]
+        widths = (max(1, width // 2), width, 2 * width, 2 * width)
+        self.first = nn.Conv2d(channels, widths[0], 3, stride=2, padding=1)
+        layers: list[nn.Module] = [nn.GroupNorm(1, widths[0]), nn.SiLU()]
         for before, after in pairwise(widths):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(1, after), nn.SiLU()]
         self.rest = nn.Sequential(*layers)
