@@ -59,6 +59,7 @@ class AgentConfig:
     grad_clip: float = option(20.0, "largest gradient norm")
     entropy: float = option(1e-4, "weight of the policy's entropy")
     shift: int = option(3, "largest random shift of an observation, in pixels; 0 for none")
+    unshifted: float = option(0.25, "share of the sequences left as they are, which beliefs must know too")
     weights: LossWeights = group(LossWeights)
 
 
@@ -246,14 +247,11 @@ class Agent(nn.Module):
 
     def update(self, batch: Batch, gauges: bool) -> dict[str, Tensor]:
         """One gradient step on `batch`; detached metrics, with collapse gauges if asked for."""
-        obs = stack_frames(batch.frames, self.frame_stack)
-        # each observation is shifted on its own: a shift that lasts a sequence would be the most predictable
-        # thing in it, and the embeddings would hold it in place of velocities
-        obs = random_shift(obs.flatten(0, 1), self.config.shift).unflatten(0, obs.shape[:2])
+        obs, shifted = self.augment(stack_frames(batch.frames, self.frame_stack))
         with self._precision():
             z = self.world.embed(obs)  # [T+1, B, D]
             z_target = z[1:] if self.target_encoder is None else self.embed_target(obs[1:])
-            loss, path, metrics, belief = self.world_and_value_loss(z, z_target, batch)
+            loss, path, metrics, belief = self.world_and_value_loss(z, z_target, batch, shifted)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         metrics["loss/grad_norm"] = nn.utils.clip_grad_norm_(self.learnt, self.config.grad_clip)
@@ -276,6 +274,21 @@ class Agent(nn.Module):
                 metrics |= self.gauges(z, belief)
         return {name: value.detach() for name, value in metrics.items()}
 
+    def augment(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Shift all but some sequences of `obs [T+1, B, C, H, W]`; and `[B, 1]`, 1 where beliefs are told so.
+
+        Each observation is shifted on its own: a shift that lasts a sequence would be the most predictable
+        thing in it, and the embeddings would hold it in place of velocities. Where all are shifted, beliefs
+        are told nothing: they could not learn what observations are that are not.
+        """
+        kept = round(self.config.unshifted * obs.shape[1]) if self.config.shift else obs.shape[1]
+        moved = obs[:, kept:]
+        moved = random_shift(moved.flatten(0, 1), self.config.shift).unflatten(0, moved.shape[:2])
+        shifted = torch.zeros(obs.shape[1], 1, device=obs.device)
+        if kept:
+            shifted[kept:] = 1.0
+        return torch.cat([obs[:, :kept], moved], 1), shifted
+
     @torch.no_grad()
     def embed_target(self, obs: Tensor) -> Tensor:
         """Embedding `[..., D]` of `obs [..., C, H, W]` by the encoder's moving average, updated."""
@@ -283,7 +296,7 @@ class Agent(nn.Module):
         self.target_encoder.update_parameters(self.world.encoder)
         return self.world.embed(obs, self.target_encoder)
 
-    def world_and_value_loss(self, z: Tensor, z_target: Tensor, batch: Batch):
+    def world_and_value_loss(self, z: Tensor, z_target: Tensor, batch: Batch, shifted: Tensor):
         """Total loss, open-loop embeddings `[T+1, B, D]`, its parts, and the one-step beliefs `[T, B]`.
 
         Beliefs are trained from the embedding of the frame before; reward and value along an open-loop path
@@ -291,8 +304,8 @@ class Agent(nn.Module):
         """
         weights, steps = self.config.weights, len(batch.action)
         target = self.td_target(z[1:].detach(), batch)  # [T, B]
-        belief = self.world.believe(z[:-1], batch.action)
-        path = self.world.unroll(z[0], batch.action)
+        belief = self.world.believe(z[:-1], batch.action, shifted)
+        path = self.world.unroll(z[0], batch.action, shifted)
         decay = self.config.temporal_decay ** torch.arange(steps, device=z.device).unsqueeze(-1)
         reward = self.two_hot.loss(self.reward(path[:-1], batch.action), batch.reward)
         value = self.two_hot.loss(self.critics(path[:-1], batch.action), target)  # [E, T, B]

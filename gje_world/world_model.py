@@ -32,6 +32,10 @@ class WorldModelConfig:
 class WorldModel(nn.Module):
     """Encoder `f` and dynamics `h`: `z = f(obs)`, `belief = h(z, action)` over the next embedding.
 
+    The dynamics are told whether observations were augmented, as most that they learn from are. Otherwise the
+    spread of the beliefs would hold the augmentation, and be too wide for observations as they are (Karras et
+    al., 2022, §5, condition a generator so).
+
     Arguments:
         config: sizes.
         obs_shape: `(C, H, W)` of the stacked frames.
@@ -64,7 +68,7 @@ class WorldModel(nn.Module):
             self.encoder = ConvEncoder(channels, config.dim, height, config.encoder_width)
         else:
             self.encoder = AdaptedEncoder(encoder, channels, config.dim, frozen=frozen)
-        self.dynamics = mlp(config.dim + action_dim, config.hidden)
+        self.dynamics = mlp(config.dim + action_dim + 1, config.hidden)
         options = {"simplicial": config.simplicial, "log_std_bounds": LOG_STD_BOUNDS}
         takes = head_options(belief, **belief_options)
         options = {name: value for name, value in options.items() if name in takes} | belief_options
@@ -75,24 +79,32 @@ class WorldModel(nn.Module):
         z = (encoder or self.encoder)(obs)
         return simplicial(z) if self.simplicial else z
 
-    def believe(self, z: Tensor, action: Tensor) -> Belief:
+    def believe(self, z: Tensor, action: Tensor, augmented: Tensor | None = None) -> Belief:
         """Belief over the next embedding, event shape `[D]`, from `z [..., D]` and `action [..., A]`.
 
         The head tells the change from `z`, so that before anything is learnt the world is expected to stay
         as it is: what moves slowly is found first. Simplicial embeddings are predicted outright.
+
+        Arguments:
+            augmented: `[..., 1]`, 1 where the observations were, 0 where they are as they came; None for 0.
         """
-        change = self.head(self.dynamics(torch.cat([z, action], dim=-1)))
+        if augmented is None:
+            augmented = action.new_zeros(())
+        augmented = augmented.expand(*action.shape[:-1], 1)
+        change = self.head(self.dynamics(torch.cat([z, action, augmented], dim=-1)))
         return change if self.simplicial else change.translate(z)
 
-    def unroll(self, z: Tensor, action: Tensor) -> Tensor:
+    def unroll(self, z: Tensor, action: Tensor, augmented: Tensor | None = None) -> Tensor:
         """One sampled future `[T+1, B, D]` of `z [B, D]` under `action [T, B, A]`, itself included.
+
+        `augmented [B, 1]` is as `believe` takes it.
 
         Gradients flow through the means alone: a loss along the path would rather have no noise in it, and
         would press the beliefs to be surer than they may be.
         """
         path = [z]
         for step in action:
-            belief = self.believe(path[-1], step)
+            belief = self.believe(path[-1], step, augmented)
             path.append(belief.mean + (belief.sample() - belief.mean).detach())
         return torch.stack(path)
 

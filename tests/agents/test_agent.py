@@ -107,3 +107,16 @@ def test_how_often_one_looks_at_the_gauges_does_not_change_what_is_learnt(belief
             agent.update(batch(), gauges=looks)
         weights.append(agent.world.encoder.project.weight)
     assert torch.equal(*weights)
+
+
+def test_some_sequences_are_left_as_they_are_and_beliefs_are_told_which():
+    obs = torch.randint(256, (4, 12, 9, 32, 32), dtype=torch.uint8)
+    moved, shifted = agent_for("agent.unshifted=0.25").augment(obs)
+    assert shifted.flatten().tolist() == [0.0] * 3 + [1.0] * 9
+    assert torch.equal(moved[:, :3], obs[:, :3])
+    still = (moved[:, 3:] == obs[:, 3:]).flatten(2).all(-1)  # [T+1, 9]
+    assert still.float().mean() < 0.2  # one shift in 49 is none
+    for never, same in (("agent.shift=0", True), ("agent.unshifted=0", False)):
+        moved, shifted = agent_for(never).augment(obs)
+        assert not shifted.any()
+        assert torch.equal(moved, obs) is same

@@ -40,6 +40,18 @@ def test_the_belief_is_over_the_next_embedding_and_depends_on_state_and_action()
         assert not torch.allclose(belief.variance, other.variance, atol=1e-3)
 
 
+def test_the_belief_depends_on_whether_observations_were_augmented():
+    model = world()
+    z, action = torch.randn(6, DIM), torch.rand(6, ACTION)
+    augmented = torch.tensor([0.0, 0.0, 0.0, 1.0, 1.0, 1.0])[:, None]
+    both, none = model.believe(z, action, augmented), model.believe(z, action)
+    torch.testing.assert_close(both.variance[:3], none.variance[:3])
+    assert not torch.isclose(both.variance[3:], none.variance[3:]).all(-1).any()
+    path = model.unroll(z, action.expand(2, -1, -1), augmented)
+    error = (path[1] - both.mean) / both.stddev
+    assert (error.abs() < 6).all()
+
+
 def test_unrolling_follows_the_samples():
     model = world()
     z, action = torch.randn(5, DIM, requires_grad=True), torch.rand(3, 5, ACTION) * 2 - 1
