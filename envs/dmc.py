@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
+import mujoco
 import numpy as np
 from dm_control import suite
 
@@ -20,9 +21,10 @@ _UNBOUNDED = 1e9
 class SuiteEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     """One task of `dm_control.suite`; a step is one control step, and no episode has a time limit.
 
-    Observations are the task's own, flattened in its order: float32 [S], named by `state_names`. Actions are
-    float32 [A] within the actuators' bounds. An episode ends only where the task says so: with `terminated`
-    if its discount is 0, else with `truncated`.
+    Observations are the task's own, flattened in its order: float32 [S], named by `state_names`. The angle of
+    a joint that turns far is told by its cosine and sine, as some tasks do themselves: what turns is seen at
+    the same place after a full turn. Actions are float32 [A] within the actuators' bounds. An episode ends
+    only where the task says so: with `terminated` if its discount is 0, else with `truncated`.
 
     A reset draws the episode's random state from `np_random`, so the same seed gives the same episode
     whatever came before. What a task draws only when it is built (lqr its springs) is the same for all seeds.
@@ -46,7 +48,11 @@ class SuiteEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self.metadata = self.metadata | {"render_fps": round(1 / self._suite_env.control_timestep())}
         self.action_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
         # The suite knows an observation's shape only once an episode has begun.
-        self.state_names = _names(self._suite_env.reset().observation)
+        observation = self._suite_env.reset().observation
+        self._turning = self._far_turning(_flatten(observation))
+        names = zip(_names(observation), self._turning, strict=True)
+        parts = [(f"{name}.cos", f"{name}.sin") if turns else (name,) for name, turns in names]
+        self.state_names = tuple(name for part in parts for name in part)
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (len(self.state_names),), np.float32)
 
     def reset(
@@ -55,14 +61,14 @@ class SuiteEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """Begin an episode; `options` has no meaning here."""
         super().reset(seed=seed)
         self._suite_env.task.random.seed(self.np_random.integers(2**32, dtype=np.uint32))
-        return _flatten(self._suite_env.reset().observation), {}
+        return self._told(self._suite_env.reset().observation), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Advance one control step."""
         now = self._suite_env.step(np.asarray(action, np.float64))
         terminated = now.last() and now.discount == 0.0
         truncated = now.last() and not terminated
-        return _flatten(now.observation), float(now.reward), terminated, truncated, {}
+        return self._told(now.observation), float(now.reward), terminated, truncated, {}
 
     def physics_state(self) -> np.ndarray:
         """All that the simulation goes on from: positions, velocities, activations; float64 [P]."""
@@ -73,11 +79,37 @@ class SuiteEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         physics = self._suite_env.physics
         physics.set_state(physics_state)
         physics.forward()
-        return _flatten(self._suite_env.task.get_observation(physics))
+        return self._told(self._suite_env.task.get_observation(physics))
 
     def render(self) -> np.ndarray:  # type: ignore[override]  # Gymnasium also allows None and lists of frames
         """Draw the current state: uint8 [H, W, 3]."""
         return self._renderer.frame()
+
+    def _told(self, observation: Mapping[str, Any]) -> np.ndarray:
+        """The observation with cosines and sines in place of angles that turn far: float32 [S]."""
+        values = _flatten(observation)
+        parts = [
+            (np.cos(v), np.sin(v)) if turns else (v,) for v, turns in zip(values, self._turning, strict=True)
+        ]
+        return np.array([value for part in parts for value in part], np.float32)
+
+    def _far_turning(self, before: np.ndarray) -> np.ndarray:
+        """Which numbers of an observation are angles of hinges free to turn by more than a half: bool [S].
+
+        They are those that take on whatever such a hinge's position is set to.
+        """
+        physics = self._suite_env.physics
+        joints = physics.model.jnt_type == int(mujoco.mjtJoint.mjJNT_HINGE)
+        limited, (low, high) = physics.model.jnt_limited.astype(bool), physics.model.jnt_range.T
+        places = physics.model.jnt_qposadr[joints & (~limited | (high - low > np.pi))]
+        found = np.zeros(before.shape, bool)
+        with physics.reset_context():
+            for count, place in enumerate(places):
+                physics.data.qpos[place] = 0.1234 + 0.01 * count
+        now = _flatten(self._suite_env.task.get_observation(physics))
+        for place in places:
+            found |= (now == np.float32(physics.data.qpos[place])) & (now != before)
+        return found
 
     def close(self) -> None:
         """Free the simulation and its OpenGL context."""

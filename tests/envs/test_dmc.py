@@ -79,6 +79,22 @@ def test_state_names_count_the_numbers_of_the_true_state(make):
     assert "height" in make("dmc/walker-walk").get_wrapper_attr("state_names")
 
 
+def test_angles_that_turn_far_are_told_by_cosine_and_sine(make):
+    env = make("dmc/reacher-easy")
+    env.reset(seed=0)
+    for _ in range(60):
+        _, _, _, _, info = env.step(np.ones(2))
+    state = dict(zip(env.get_wrapper_attr("state_names"), info["state"], strict=True))
+    angles = env.unwrapped._suite_env.physics.data.qpos
+    assert abs(angles[0]) > np.pi
+    for index, angle in enumerate(angles):
+        np.testing.assert_allclose(state[f"position[{index}].cos"], np.cos(angle), atol=1e-6)
+        np.testing.assert_allclose(state[f"position[{index}].sin"], np.sin(angle), atol=1e-6)
+    assert {"to_target[0]", "velocity[1]"} <= state.keys()
+    names = make("dmc/cheetah-run").get_wrapper_attr("state_names")
+    assert {"position[0]", "position[1].cos", "position[2]"} <= set(names)  # height, pitch, a short joint
+
+
 def test_the_newest_frame_comes_last_and_the_first_is_repeated(make):
     env = make("dmc/cheetah-run", frame_stack=3)
     first, _ = env.reset(seed=0)
