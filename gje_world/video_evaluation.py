@@ -38,7 +38,7 @@ class VideoEvaluationConfig:
 
     clips: int = option(128, "windows evaluated on")
     horizon: int = option(10, "steps ahead")
-    particles: int = option(16, "sampled futures of each")
+    particles: int = option(64, "sampled futures of each")
 
 
 class Windows(NamedTuple):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gje_world.beliefs import Belief, CovarianceGaussian
+from gje_world.beliefs import Belief, CovarianceGaussian, Pool
 from gje_world.evaluation.scores import coverage_error, energy_score
 from gje_world.objectives.statistics import cholesky
 from gje_world.objectives.statistics import moments as batch_moments
@@ -41,12 +41,26 @@ def marginal_gaussian(z: Tensor) -> CovarianceGaussian:
     return CovarianceGaussian(mean, cholesky(covariance))
 
 
+def region_mass(belief: Belief, draws: Tensor, value: Tensor) -> Tensor:
+    """Mass of the smallest region of a belief that holds `value [N, D]`, `[N]`: `Belief.coverage`, but for a
+    cloud of particles.
+
+    Their own draws lie where they are themselves, as nothing else does, so its density is held against that
+    of futures drawn apart from them, `draws [S, N, D]`: if these and `value` are of one law, its rank among
+    them is uniform, however few the particles.
+    """
+    if not isinstance(belief, Pool):
+        return belief.coverage(value)
+    denser = (belief.log_prob(draws) > belief.log_prob(value)).sum(0)
+    return (denser + 0.5) / (len(draws) + 1)
+
+
 @torch.no_grad()
 def foresight(beliefs: list[Belief], futures: Tensor, target: Tensor, marginal: Belief) -> Foresight:
     """Scores of `beliefs`, one a step, whose batch shape is `[N]`.
 
     Arguments:
-        futures: draws from them, `[H, S, N, D]`.
+        futures: draws from them, `[H, S, N, D]`, independent of what made them.
         target: what happened, `[H, N, D]`.
         marginal: of all embeddings.
     """
@@ -56,7 +70,7 @@ def foresight(beliefs: list[Belief], futures: Tensor, target: Tensor, marginal: 
         nll=torch.stack([-belief.log_prob(z).mean() / dim for belief, z in pairs]),
         marginal_nll=torch.stack([-marginal.log_prob(z).mean() / dim for z in target]),
         energy=torch.stack([energy_score(f, z).mean() for f, z in zip(futures, target, strict=True)]),
-        mass=torch.stack([belief.coverage(z) for belief, z in pairs]),
+        mass=torch.stack([region_mass(b, f, z) for (b, z), f in zip(pairs, futures, strict=True)]),
         ranks=(futures < target.unsqueeze(1)).float().mean(1),
         sharpness=torch.stack([belief.variance.sqrt().mean() for belief in beliefs]),
     )

@@ -100,9 +100,7 @@ def ask(world: World, seed: int = SEED, contexts: int | None = None) -> Question
 
 
 @torch.no_grad()
-def fit_probe(
-    world: World, predictor: Predictor, seed: int = SEED, episodes: int = PROBE_EPISODES
-) -> Reading:
+def fit_probe(world: World, predictor: Predictor) -> Reading:
     """The probe of a predictor's embeddings, fitted on episodes that nothing else is trained or scored on."""
     generator = np.random.default_rng([SEED, 1])
     frames, states = world.generate(generator, PROBE_EPISODES, world.latest_decision + 1 + HORIZON)

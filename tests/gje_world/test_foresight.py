@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from gje_world.beliefs import CovarianceGaussian, DiagonalGaussian
-from gje_world.evaluation.foresight import foresight, marginal_gaussian
+from gje_world.beliefs import CovarianceGaussian, DiagonalGaussian, Pool
+from gje_world.evaluation.foresight import foresight, marginal_gaussian, region_mass
 from gje_world.evaluation.pictures import picture_scores
 from gje_world.evaluation.retrieval import mean_reciprocal_rank, retrieval_ranks
 from gje_world.evaluation.surprise import EVENTS, auroc, surprise_auroc
@@ -40,6 +40,22 @@ def test_beliefs_too_narrow_or_too_wide_show_as_such(width, direction):
     inside = (found.mass <= 0.5).float().mean(1)
     assert (direction * (inside - 0.5) > 0.1).all()
     assert (direction * ((found.ranks - 0.5).square().mean() - 1 / 12) < 0).item()
+
+
+@pytest.mark.parametrize("width, direction", [(1.0, 0), (0.5, -1), (2.0, 1)])
+def test_few_particles_in_many_dimensions_are_calibrated_if_their_law_is(width, direction):
+    torch.manual_seed(0)
+    count, dim, particles = 1000, 10, 8
+    centres, target = torch.randn(particles, count, dim), torch.randn(count, dim)
+    pool = Pool(DiagonalGaussian(width * centres, torch.tensor(0.2).expand_as(centres)))
+    draws = width * torch.randn(40, count, dim) + 0.2 * torch.randn(40, count, dim)
+    mass = region_mass(pool, draws, target)
+    inside = float((mass <= 0.5).float().mean())
+    if direction:
+        assert direction * (inside - 0.5) > 0.1
+    else:
+        assert abs(inside - 0.5) < 0.05
+        assert float((pool.coverage(target) <= 0.5).float().mean()) < 0.1  # what its own draws would say
 
 
 def test_a_belief_is_better_than_the_marginal_until_it_is_not():
