@@ -1,13 +1,15 @@
-"""The plain version that the update is measured against computes the same; results say what made them."""
+"""The plain versions that speed is measured against compute the same; results say what made them."""
 
 import csv
 import importlib
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from agents.heads import Critics
 from gje_world.data import random_shift
 from gje_world.networks import ConvEncoder
 
@@ -17,7 +19,7 @@ def benchmark(monkeypatch):
     """Import a benchmark by name; they are scripts, which find each other beside themselves."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
     yield importlib.import_module
-    for name in ("measure", "update"):
+    for name in ("measure", "update", "decision", "replay"):
         sys.modules.pop(name, None)
 
 
@@ -49,3 +51,28 @@ def test_results_carry_command_commit_and_machine(benchmark, tmp_path, monkeypat
     assert [row["ratio"] for row in rows] == ["4.2", "4.4"]
     assert all(row["command"] == "python benchmarks/update.py --csv 'a file.csv'" for row in rows)
     assert all(row["commit"] and "cores" in row["machine"] for row in rows)
+
+
+def test_critics_one_by_one_are_the_ensemble(benchmark):
+    torch.manual_seed(0)
+    critics = Critics(3, 6, 2, 16, 11)
+    for parameter in critics.parameters():
+        torch.nn.init.normal_(parameter)
+    z, action = torch.randn(4, 5, 6), torch.randn(4, 5, 2)
+    found = benchmark("decision").critics_one_by_one(critics, z, action)
+    torch.testing.assert_close(found, critics(z, action), rtol=1e-4, atol=1e-4)
+
+
+def test_sequences_sampled_one_by_one_are_those_of_an_episode(benchmark, tmp_path):
+    module = benchmark("replay")
+    replay = module.filled(tmp_path, 500)
+    plain = module.sample_plainly(replay, np.random.default_rng(0), 40, 3)
+    fast = replay.sample(np.random.default_rng(0), 40, 3)
+    known = {reward: row for row, reward in enumerate(replay.maps["reward"].tolist())}
+    for batch in (plain, fast):
+        for b in range(40):
+            last = known[float(batch.reward[-1, b])]
+            first = int(replay.maps["first"][last])
+            rows = np.maximum(np.arange(last - 5, last + 1), first)
+            assert np.array_equal(batch.frames[b].numpy(), replay.maps["frame"][rows])
+            assert batch.action[:, b].tolist() == replay.maps["action"][last - 2 : last + 1].tolist()
