@@ -13,6 +13,7 @@ from agents.agent import Agent
 from agents.config import ConfigError, TrainConfig
 from gje_world.networks import Encoder
 from gje_world.networks.exported import DESCRIPTION, read_description
+from gje_world.objectives.config import keywords
 from gje_world.options import given
 from gje_world.pretrained import load_encoder
 from gje_world.training.devices import autocast_dtype
@@ -110,7 +111,7 @@ def make_agent(
         config.agent,
         config.planner,
         config.world,
-        given(config.objective),
+        keywords(config.objective),
         given(config.belief),
         obs_shape=(3 * e.frame_stack, e.image_size, e.image_size),
         frame_stack=e.frame_stack,

@@ -17,6 +17,7 @@ from gje_world.networks import make_encoder
 from gje_world.networks.decoder import Decoder
 from gje_world.networks.exported import PretrainedError
 from gje_world.objectives import make_objective
+from gje_world.objectives.config import keywords
 from gje_world.options import ConfigError, given, plain_value
 from gje_world.plots.video_report import save_gallery, write_video_report
 from gje_world.pretrained import load_encoder
@@ -119,7 +120,7 @@ def make_learner(config: VideoConfig, clips: Clips) -> VideoLearner:
             frozen=c.frozen,
             **belief,
         )
-        objective = make_objective(dim=model.dim, **given(config.objective))
+        objective = make_objective(dim=model.dim, **keywords(config.objective))
     except ConfigError:
         raise
     except ValueError as error:

@@ -8,7 +8,7 @@ from gje_world.beliefs.config import BeliefConfig
 from gje_world.methods import METHODS, Method, make_method, method_options
 from gje_world.networks import Encoder
 from gje_world.objectives import OBJECTIVES
-from gje_world.objectives.config import ObjectiveConfig
+from gje_world.objectives.config import ObjectiveConfig, keywords
 from gje_world.options import ConfigError, given, option
 
 
@@ -59,9 +59,8 @@ def build_method(
     options = given(config)
     takes = method_options(config.name)
     if "objective" in takes:
-        options |= {"objective": given(objective), "belief": given(belief)}
-    if "objective" in takes:
         check_together(objective, belief)
+        options |= {"objective": keywords(objective), "belief": given(belief)}
     try:
         return make_method(options.pop("name"), encoder, updates, chunk=chunk, **options)
     except ValueError as error:

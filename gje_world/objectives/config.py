@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from gje_world.objectives import MARGINALS, OBJECTIVES, Objective, make_objective
+from gje_world.objectives import MARGINALS, OBJECTIVES, Objective, make_objective, objective_options
 from gje_world.options import ConfigError, given, option
+
+RESOLUTION = 0.35  # where a likelihood is learnt and no other is asked for
 
 
 @dataclass
@@ -17,7 +20,10 @@ class ObjectiveConfig:
     marginal_weight: float = option(1.0, "weight of the marginal term")
     target: str | None = option(None, "online: gradients reach the targets; stop_gradient; momentum")
     momentum: float | None = option(None, "decay of the moving average of target=momentum; null: 0.99")
-    resolution: float | None = option(0.35, "finest error of a prediction that counts, in embedding units")
+    resolution: float | None = option(
+        None,
+        f"finest error that counts, in embedding units; null: {RESOLUTION}, where a likelihood is learnt",
+    )
     beta: float | None = option(None, "of gje_conditional: power of the variance that weighs its likelihood")
     fit: str | None = option(None, "of gje_conditional: likelihood, or moments")
     form: str | None = option(None, "of gje_joint: scale_free, conditional or primal")
@@ -29,6 +35,13 @@ class ObjectiveConfig:
     df: float | None = option(None, "of vje: degrees of freedom of its likelihoods")
 
 
+def keywords(objective: ObjectiveConfig) -> dict[str, Any]:
+    """Name and options as `make_objective` takes them, of an objective that there is."""
+    options = given(objective)
+    blurs = "resolution" in objective_options(objective.name) and objective.fit in (None, "likelihood")
+    return ({"resolution": RESOLUTION} if blurs else {}) | options
+
+
 def check_objective(objective: ObjectiveConfig, belief: str, dim: int) -> Objective:
     """Refuses an objective that is unknown, or does not fit the belief of that name; else makes it.
 
@@ -38,7 +51,7 @@ def check_objective(objective: ObjectiveConfig, belief: str, dim: int) -> Object
     if objective.name not in OBJECTIVES:
         raise ConfigError(f"objective={objective.name} must be one of {', '.join(OBJECTIVES)}")
     try:
-        made = make_objective(dim=dim, **given(objective))
+        made = make_objective(dim=dim, **keywords(objective))
     except ValueError as error:
         raise ConfigError(str(error)) from error
     name = f"objective={objective.name}"

@@ -42,7 +42,7 @@ def with_option(name):
     config, word = TrainConfig(), name.removeprefix("objective.")
     if word != name and word not in objective_options(config.objective.name):
         owner = next(objective for objective in OBJECTIVES if word in objective_options(objective))
-        config.objective = ObjectiveConfig(name=owner, resolution=None)
+        config.objective = ObjectiveConfig(name=owner)
     return config
 
 
@@ -158,13 +158,12 @@ def test_what_can_be_left_out_may_be_zero(name):
             "belief=point has no density, .*gje_conditional needs; use belief=diagonal",
         ),
         (
-            {"objective__name": "consistency", "objective__resolution": None, "world__simplicial": True},
+            {"objective__name": "consistency", "world__simplicial": True},
             "belief=diagonal must be point where world.simplicial=true",
         ),
         (
             {
                 "objective__name": "consistency",
-                "objective__resolution": None,
                 "belief__name": "point",
                 "world__simplicial": True,
                 "world__dim": 60,
@@ -174,11 +173,11 @@ def test_what_can_be_left_out_may_be_zero(name):
         ({"belief__name": "power_spherical"}, "power_spherical is over directions alone; .*belief=polar"),
         ({"objective__name": "gmje_mdn"}, "objective=gmje_mdn needs belief=mixture; got belief=diagonal"),
         (
-            {"objective__name": "vje", "objective__resolution": None, "belief__name": "flow"},
+            {"objective__name": "vje", "belief__name": "flow"},
             "objective=vje needs belief=diagonal; got belief=flow",
         ),
         (
-            {"objective__name": "vi_simsiam", "objective__resolution": None},
+            {"objective__name": "vi_simsiam"},
             "objective=vi_simsiam is over directions alone, for views of images",
         ),
         (
@@ -186,7 +185,10 @@ def test_what_can_be_left_out_may_be_zero(name):
             "objective=gje_conditional needs belief=diagonal; got belief=low_rank",
         ),
         ({"objective__beta": 2.0}, "objective.beta=2.0 must be between 0 and 1"),
-        ({"objective__fit": "moments"}, "objective.resolution=0.35 must be 0 where fit=moments"),
+        (
+            {"objective__fit": "moments", "objective__resolution": 0.35},
+            "objective.resolution=0.35 must be 0 where fit=moments",
+        ),
         ({"objective__fit": "squares"}, "objective.fit=squares must be one of likelihood, moments"),
         ({"objective__marginal": "vicreg"}, "objective.marginal=vicreg must be one of gaussian_kl, sigreg"),
         ({"objective__target": "ema"}, "objective.target=ema must be one of online, stop_gradient, momentum"),
@@ -222,11 +224,11 @@ def test_options_that_do_not_go_together_are_refused(options, message):
         {"batch_size": 2, "objective__marginal_weight": 0.0},
         {
             "objective__name": "consistency",
-            "objective__resolution": None,
             "belief__name": "point",
             "world__simplicial": True,
             "batch_size": 2,
         },
+        {"objective__fit": "moments"},
         {"agent__discount": 0.5},
         {"planner__elites": 256},
         {"planner__kappa": -2.0},

@@ -187,5 +187,5 @@ def test_there_is_no_surprise_without_a_density_or_without_steps(folder, tmp_pat
     replay = Replay(tmp_path, 50, 0, (3, SIDE, SIDE), 1, 3)
     replay.start(np.ones((3, SIDE, SIDE), np.uint8))
     assert episode_surprise(_agent(folder), replay, np.random.default_rng(0)) == {}
-    point = _agent(folder, objective__name="consistency", belief__name="point", objective__resolution=None)
+    point = _agent(folder, objective__name="consistency", belief__name="point")
     assert episode_surprise(point, replay, np.random.default_rng(0)) == {}
