@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -12,7 +11,7 @@ from agents.agent import AgentConfig, EncoderMode
 from agents.planner import PlannerConfig, Risk
 from gje_world.beliefs.config import BeliefConfig, check_belief
 from gje_world.objectives.config import ObjectiveConfig, check_objective
-from gje_world.options import ConfigError, group, option
+from gje_world.options import ConfigError, group, option, require_at_least, value_of
 from gje_world.training.devices import Precision
 from gje_world.world_model import WorldModelConfig
 
@@ -107,25 +106,17 @@ def run_path(config: TrainConfig) -> Path:
     return Path("runs") / config.task.replace("/", "-") / "-".join(words)
 
 
-def value_of(config: TrainConfig, name: str) -> Any:
-    """Value of a dotted option."""
-    return functools.reduce(getattr, name.split("."), config)
-
-
 def check(config: TrainConfig) -> None:
     """Refuses what no environment could make right.
 
     Raises:
         ConfigError: the first option found wrong.
     """
-    for names, low, words in (
-        (_AT_LEAST_ONE, 1, "at least 1"),
-        (_AT_LEAST_ZERO, 0, "at least 0"),
-        (_POSITIVE, 1e-12, "above 0"),
-    ):
-        for name in names:
-            value = value_of(config, name)
-            _require(value is None or value >= low, name, value, words)
+    require_at_least(1, config, *_AT_LEAST_ONE)
+    require_at_least(0, config, *_AT_LEAST_ZERO)
+    for name in _POSITIVE:
+        value = value_of(config, name)
+        _require(value is None or value > 0, name, value, "above 0")
     agent, planner, size = config.agent, config.planner, config.env.image_size
     _require(
         size % 16 == 0 or config.encoder is not None,

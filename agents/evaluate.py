@@ -11,7 +11,7 @@ from omegaconf import MISSING
 
 from agents.config import LARGEST_SEED, ConfigError
 from gje_world.command import run_command
-from gje_world.options import option
+from gje_world.options import option, require_at_least
 
 ABOUT = """
 gje-evaluate: play episodes with a trained agent; print returns, state probe and calibration.
@@ -39,8 +39,7 @@ def check(config: EvaluateConfig) -> None:
     Raises:
         ConfigError: the first option found wrong.
     """
-    if config.episodes < 1:
-        raise ConfigError(f"episodes={config.episodes} must be at least 1")
+    require_at_least(1, config, "episodes")
     if not 0 <= config.seed <= LARGEST_SEED:
         raise ConfigError(f"seed={config.seed} must be between 0 and {LARGEST_SEED}")
     if config.film is not None:

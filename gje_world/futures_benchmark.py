@@ -37,7 +37,7 @@ from gje_world.evaluation.futures_training import (
 )
 from gje_world.evaluation.scores import LEVELS
 from gje_world.networks import ConvEncoder
-from gje_world.options import ConfigError, option, plain_value
+from gje_world.options import ConfigError, option, plain_value, require_at_least, require_some
 from gje_world.plots.futures import write_report
 from gje_world.training.atomic import replacing
 from gje_world.training.devices import keep_freed_memory, set_threads
@@ -105,20 +105,10 @@ def check(config: BenchmarkConfig) -> None:
     Raises:
         ConfigError: the first option found wrong.
     """
-    for name, low in (
-        *(("seeds", 1), ("episodes", 1), ("encoder_updates", 1), ("updates", 1), ("threads", 1)),
-        ("contexts", 2),
-    ):
-        value = getattr(config, name)
-        if value is not None and value < low:
-            raise ConfigError(f"{name}={value} must be at least {low}")
-    for name, known in (("worlds", NAMES), ("predictors", PREDICTORS)):
-        asked = getattr(config, name)
-        if asked == []:
-            raise ConfigError(f"{name}=[] must name some of {', '.join(known)}, or be null")
-        for word in asked or ():
-            if word not in known:
-                raise ConfigError(f"{name}=[{word}] must be among {', '.join(known)}")
+    require_at_least(1, config, "seeds", "episodes", "encoder_updates", "updates", "threads")
+    require_at_least(2, config, "contexts")
+    require_some(config, "worlds", NAMES)
+    require_some(config, "predictors", PREDICTORS)
     try:
         make_world("bounce", config.image_size)
     except ValueError as error:

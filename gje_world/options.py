@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from dataclasses import field, fields, is_dataclass
 from enum import Enum
 from typing import Any
@@ -31,6 +33,37 @@ def plain_value(value: Any) -> Any:
 def given(config: Any) -> dict[str, Any]:
     """The options of a flat configuration that are not null, as keyword arguments."""
     return {name: value for name, value in plain_value(config).items() if value is not None}
+
+
+def value_of(config: Any, name: str) -> Any:
+    """Value of a dotted option."""
+    return functools.reduce(getattr, name.split("."), config)
+
+
+def require_at_least(low: float, config: Any, *names: str, prefix: str = "") -> None:
+    """Refuses numbers below `low` among the options called `names`, dotted; null is none.
+
+    Raises:
+        ConfigError: the first one found, its name after `prefix`.
+    """
+    for name in names:
+        value = value_of(config, name)
+        if value is not None and not value >= low:  # NaN is below all
+            raise ConfigError(f"{prefix}{name}={value} must be at least {low}")
+
+
+def require_some(config: Any, name: str, known: Sequence[str]) -> None:
+    """Refuses a list of words that is empty, or has one that is not among `known`; null is no list.
+
+    Raises:
+        ConfigError: naming those there are.
+    """
+    asked = value_of(config, name)
+    if asked == []:
+        raise ConfigError(f"{name}=[] must name some of {', '.join(known)}, or be null")
+    for word in asked or ():
+        if word not in known:
+            raise ConfigError(f"{name}=[{word}] must be among {', '.join(known)}")
 
 
 def described(config: Any, prefix: str = "") -> list[tuple[str, str, str]]:

@@ -25,7 +25,7 @@ from gje_world.methods import METHODS, Method, over_ranks
 from gje_world.methods.config import MethodConfig, build_method
 from gje_world.networks.config import EncoderConfig, build_encoder
 from gje_world.objectives.config import ObjectiveConfig
-from gje_world.options import ConfigError, group, option, plain_value
+from gje_world.options import ConfigError, group, option, plain_value, require_at_least
 from gje_world.plots.pretraining import write_report
 from gje_world.pretrained import Pretrained, load_pretrained
 from gje_world.probing.data import probe_data, with_unlike
@@ -130,9 +130,7 @@ def check(config: PretrainConfig) -> Pretraining:
         ConfigError: the first option found wrong.
     """
     for name, low in (("batch_size", 2), ("chunk", 1), ("probe_images", 10), ("seed", 0)):
-        value = getattr(config, name)
-        if value is not None and value < low:
-            raise ConfigError(f"{name}={value} must be at least {low}")
+        require_at_least(low, config, name)
     for part in (config.data, config.augment, config.optimizer, config.engine):
         part.check()
     if config.method.name not in METHODS:

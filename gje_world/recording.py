@@ -17,7 +17,7 @@ from rich.progress import track
 
 from gje_world.data.clips import Clips, ClipsError
 from gje_world.data.hdf5 import export_hdf5
-from gje_world.options import ConfigError, option
+from gje_world.options import ConfigError, option, require_at_least
 from gje_world.training.run_directory import RunDirectoryError
 
 EPISODE_SEEDS = 1_000_000  # episodes that a seed has to itself
@@ -42,10 +42,9 @@ class RecordConfig:
 
 def record(config: RecordConfig) -> int:
     """Record what is not yet recorded, episode by episode; the exit status."""
-    for name, low in (("episodes", 1), ("length", 2), ("image_size", 1), ("action_repeat", 1), ("seed", 0)):
-        value = getattr(config, name)
-        if value is not None and value < low:
-            raise ConfigError(f"{name}={value} must be at least {low}")
+    require_at_least(0, config, "seed")
+    require_at_least(1, config, "episodes", "image_size", "action_repeat")
+    require_at_least(2, config, "length")
     env, begin = environment_and_policy(config)
     size = env.observation_space.shape
     assert size is not None and env.action_space.shape is not None

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gje_world.beliefs.config import BeliefConfig, check_belief
 from gje_world.data.clips import Clips
 from gje_world.data.sources import DataConfig, check_data
 from gje_world.networks import ENCODERS
 from gje_world.objectives.config import ObjectiveConfig, check_objective
-from gje_world.options import ConfigError, group, option
+from gje_world.options import ConfigError, group, option, require_at_least, value_of
 from gje_world.training.engine import EngineConfig
 from gje_world.video_evaluation import VideoEvaluationConfig
 from gje_world.video_learner import LearningConfig
@@ -72,9 +71,7 @@ def check(config: VideoConfig) -> None:
         "evaluation.clips": 2, "evaluation.horizon": 1, "evaluation.particles": 2,
     }  # fmt: skip
     for name, low in least.items():
-        value = value_of(config, name)
-        if value is not None and value < low:
-            raise ConfigError(f"{name}={value} must be at least {low}")
+        require_at_least(low, config, name)
     for name in ("lr", "encoder_lr", "decoder_lr", "finest"):
         if not getattr(config.learning, name) > 0:
             raise ConfigError(f"learning.{name}={getattr(config.learning, name)} must be above 0")
@@ -88,13 +85,6 @@ def check(config: VideoConfig) -> None:
         raise ConfigError(f"data.image_size={config.data.image_size} must be a multiple of 16")
     check_belief(config.belief, config.encoder.dim)
     check_objective(config.objective, config.belief.name, config.encoder.dim)
-
-
-def value_of(config: Any, name: str) -> Any:
-    """Value of a dotted option."""
-    for word in name.split("."):
-        config = getattr(config, word)
-    return config
 
 
 def check_lengths(config: VideoConfig, clips: Clips) -> None:

@@ -101,7 +101,8 @@ class MixtureHead(nn.Module):
         self.scale = BoundedScale(log_std_bounds)
         self.linear = linear(features, components * (1 + (2 + rank) * dim))
         bias = self.linear.bias[components:].view(components, 2 + rank, dim)
-        nn.init.normal_(bias[:, 0])
+        # not further in many dimensions: what is far off in those without structure is left with nothing
+        nn.init.normal_(bias[:, 0], std=dim**-0.5)
         nn.init.normal_(bias[:, 2:], std=0.1)
 
     def forward(self, features: Tensor) -> Mixture:

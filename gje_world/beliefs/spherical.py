@@ -15,6 +15,7 @@ from gje_world.beliefs.head import LOG_STD_BOUNDS, BoundedScale, linear, require
 
 LOG_CONCENTRATION_BOUNDS = (-5.0, 10.0)  # from all over the sphere to within a hundredth of a radian
 LOG_RADIUS_BOUNDS = (-12.0, 12.0)
+SMALLEST_RADIUS = 1e-6  # in embedding units: a change that is none has no direction, and must have a gradient
 
 
 class PowerSpherical(Belief):
@@ -150,7 +151,7 @@ class Polar(Belief):
 
     def log_prob(self, value: Tensor) -> Tensor:
         value = value.to(self.log_radius.dtype)
-        radius = value.norm(dim=-1).clamp(min=1e-30)
+        radius = (value.square().sum(-1) + SMALLEST_RADIUS**2).sqrt()
         error = (radius.log() - self.log_radius) / self.log_radius_std
         log_normal = -0.5 * (error.square() + math.log(2 * math.pi)) - self.log_radius_std.log()
         return self.direction.log_prob(value / radius.unsqueeze(-1)) + log_normal - self.dim * radius.log()

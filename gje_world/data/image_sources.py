@@ -16,7 +16,7 @@ from gje_world.data.decoding import decode_all, folder_of_images, parquet_of_ima
 from gje_world.data.frames import random_frames
 from gje_world.data.images import Images, Split
 from gje_world.data.official import cifar, stl10
-from gje_world.options import ConfigError, option
+from gje_world.options import ConfigError, option, require_at_least
 
 SOURCES = ("frames", "folder", "zip", "parquet", "cifar10", "cifar100", "stl10")
 
@@ -52,13 +52,9 @@ class DataConfig:
         """
         if self.name not in SOURCES:
             raise ConfigError(f"data={self.name} must be one of {', '.join(SOURCES)}")
-        for name, low in (
-            *((name, 1) for name in ("image_size", "every", "frame_stack", "subset")),
-            *(("workers", 0), ("frames", 10)),
-        ):
-            value = getattr(self, name)
-            if value is not None and value < low:
-                raise ConfigError(f"data.{name}={value} must be at least {low}")
+        require_at_least(0, self, "workers", prefix="data.")
+        require_at_least(1, self, "image_size", "every", "frame_stack", "subset", prefix="data.")
+        require_at_least(10, self, "frames", prefix="data.")
         if self.name == "frames":
             return
         if self.path is None:

@@ -11,7 +11,7 @@ from gje_world.data.films import decode_films
 from gje_world.data.hdf5 import import_hdf5
 from gje_world.data.world import write_clips
 from gje_world.data.worlds import WORLDS, make_world
-from gje_world.options import ConfigError, option
+from gje_world.options import ConfigError, option, require_at_least
 
 SOURCES = ("world", "films", "hdf5", "clips")
 
@@ -40,9 +40,7 @@ def check_data(data: DataConfig) -> None:
     """
     if data.source not in SOURCES:
         raise ConfigError(f"data={data.source} must be one of {', '.join(SOURCES)}")
-    for name in ("episodes", "length", "image_size", "stride"):
-        if getattr(data, name) < 1:
-            raise ConfigError(f"data.{name}={getattr(data, name)} must be at least 1")
+    require_at_least(1, data, "episodes", "length", "image_size", "stride", prefix="data.")
     if not 0 < data.held_out < 1:
         raise ConfigError(f"data.held_out={data.held_out} must be between 0 and 1")
     if data.source == "world":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gje_world.networks import ENCODERS, Encoder, make_encoder
-from gje_world.options import ConfigError, given, option
+from gje_world.options import ConfigError, given, option, require_at_least
 
 
 @dataclass
@@ -30,10 +30,7 @@ def build_encoder(config: EncoderConfig, channels: int, image_size: int) -> Enco
         raise ConfigError(f"encoder={config.name} must be one of {', '.join(ENCODERS)}")
     options = given(config)
     name, dim = options.pop("name"), options.pop("dim", None)
-    for option_name in ("dim", "width", "patch", "depth"):
-        value = getattr(config, option_name)
-        if value is not None and value < 1:
-            raise ConfigError(f"encoder.{option_name}={value} must be at least 1")
+    require_at_least(1, config, "dim", "width", "patch", "depth", prefix="encoder.")
     try:
         return make_encoder(name, channels, dim, image_size, **options)
     except ConfigError:

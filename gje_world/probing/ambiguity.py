@@ -13,7 +13,7 @@ from torch import Generator
 
 from gje_world.evaluation.ambiguity import BELIEFS, COVERAGE_ERRORS, fit, fits, measure, portrait
 from gje_world.evaluation.ambiguous_tasks import TASKS
-from gje_world.options import ConfigError, option, plain_value
+from gje_world.options import ConfigError, option, plain_value, require_at_least, require_some
 from gje_world.plots.ambiguity import write_report
 from gje_world.training.atomic import replacing
 from gje_world.training.devices import choose_device, keep_freed_memory, set_threads
@@ -68,21 +68,12 @@ def check(config: AmbiguityConfig) -> None:
     Raises:
         ConfigError: the first option found wrong.
     """
-    for name, low in (
-        *((name, 1) for name in ("seeds", "updates", "batch_size", "hidden", "threads")),
-        ("held_out", 256),
-    ):
-        value = getattr(config, name)
-        if value is not None and value < low:
-            raise ConfigError(f"{name}={value} must be at least {low}")
+    require_at_least(1, config, "seeds", "updates", "batch_size", "hidden", "threads")
+    require_at_least(256, config, "held_out")
     if not config.lr > 0:
         raise ConfigError(f"lr={config.lr} must be above 0")
-    for name, asked, known in (("tasks", config.tasks, TASKS), ("beliefs", config.beliefs, BELIEFS)):
-        if asked == []:
-            raise ConfigError(f"{name}=[] must name some of {', '.join(known)}, or be null")
-        for word in asked or ():
-            if word not in known:
-                raise ConfigError(f"{name}=[{word}] must be among {', '.join(known)}")
+    require_some(config, "tasks", list(TASKS))
+    require_some(config, "beliefs", list(BELIEFS))
     try:
         choose_device(config.device)
     except ValueError as error:

@@ -17,7 +17,7 @@ from gje_world.data.image_sources import DataConfig, load_images
 from gje_world.data.rendering import make_env
 from gje_world.networks import Encoder
 from gje_world.networks.exported import read_description
-from gje_world.options import ConfigError, group, option, plain_value
+from gje_world.options import ConfigError, group, option, plain_value, require_at_least
 from gje_world.plots.encoders import write_report
 from gje_world.pretrained import load_pretrained
 from gje_world.probing.data import ProbeData, hold_out_classes, probe_data, with_unlike
@@ -107,16 +107,8 @@ def check(config: EncodersConfig) -> None:
         raise ConfigError("encoders=[] must name at least one folder")
     if len(set(config.encoders)) < len(config.encoders):
         raise ConfigError(f"encoders={config.encoders} must not name a folder twice")
-    for name, low in (
-        ("train_images", 2),
-        ("test_images", 2),
-        ("outside_images", 1),
-        ("batch_size", 1),
-    ):
-        if getattr(config, name) < low:
-            raise ConfigError(f"{name}={getattr(config, name)} must be at least {low}")
-    if config.threads is not None and config.threads < 1:
-        raise ConfigError(f"threads={config.threads} must be at least 1")
+    require_at_least(2, config, "train_images", "test_images")
+    require_at_least(1, config, "outside_images", "batch_size", "threads")
     try:
         choose_device(config.device)
     except ValueError as error:

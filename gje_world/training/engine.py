@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gje_world.options import ConfigError, option
+from gje_world.options import ConfigError, option, require_at_least
 from gje_world.training import random_state
 from gje_world.training.checkpoint import CheckpointError
 from gje_world.training.devices import Precision
@@ -49,13 +49,8 @@ class EngineConfig:
         Raises:
             ConfigError: the first option found wrong.
         """
-        for name in (
-            *("updates", "log_every", "evaluate_every", "checkpoint_every", "accumulate"),
-            *("devices", "nodes", "threads"),
-        ):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"engine.{name}={value} must be at least 1")
+        names = ("updates", "log_every", "evaluate_every", "checkpoint_every", "accumulate")
+        require_at_least(1, self, *names, "devices", "nodes", "threads", prefix="engine.")
         if self.grad_clip is not None and not self.grad_clip > 0:
             raise ConfigError(f"engine.grad_clip={self.grad_clip} must be above 0, or null")
 

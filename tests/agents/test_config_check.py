@@ -15,10 +15,9 @@ from agents.config import (
     check,
     check_against_episode,
     run_path,
-    value_of,
 )
 from gje_world.objectives import OBJECTIVES, objective_options
-from gje_world.options import plain_value
+from gje_world.options import plain_value, value_of
 
 
 def changed(**options):
