@@ -156,13 +156,17 @@ def portrait_name(task: str, belief: str, seed: int) -> str:
 
 
 def portraits(folder: Path, rows: Sequence[Row]) -> dict[str, dict[str, np.ndarray]]:
-    """Of every task in `rows`: the points `[P, 2]` of the truth, then of each belief's first fit."""
+    """Of every task in `rows`: the points `[P, 2]` of the truth, then of each belief's first fit.
+
+    A fit whose portrait is not there, as in a table that came from elsewhere, is left out.
+    """
     found: dict[str, dict[str, np.ndarray]] = {}
     for row in rows:
         task, belief, seed = row["task"], row["belief"], row["seed"]
         if task not in found:
             draw = partial(TASKS[task].draw, generator=Generator().manual_seed(0))
             found[task] = {"truth": portrait(TASKS[task], draw).numpy()}
-        if belief not in found[task]:
-            found[task][belief] = np.load(folder / portrait_name(task, belief, seed))
+        path = folder / portrait_name(task, belief, seed)
+        if belief not in found[task] and path.exists():
+            found[task][belief] = np.load(path)
     return found
