@@ -38,6 +38,7 @@ COVERAGE_ERRORS = tuple(f"coverage_error_{100 * level:.0f}" for level in LEVELS)
 LAYERS = 3
 CHUNK = 500  # contexts measured at once
 RECALL_CONTEXTS, RECALL_DRAWS = 256, 2048
+DRAWN_AT_ONCE = 32  # contexts
 ENERGY_DRAWS = 256  # of the same contexts
 PORTRAIT_POINTS, PORTRAIT_CONTEXT = 1500, 0.3
 HELD_OUT_SEED = 2**31  # far from those of fits
@@ -131,7 +132,8 @@ def _by_samples(
     task: Task, predict: Predict, x: Tensor, y: Tensor, generator: Generator, device: torch.device | str
 ) -> dict[str, float | None]:
     """The scores that compare draws from the belief with draws from the truth."""
-    drawn = predict(x.to(device)).sample((RECALL_DRAWS,)).cpu()  # [S, N, D]
+    parts = x.to(device).split(DRAWN_AT_ONCE)  # a flow's draws in many dimensions take gigabytes
+    drawn = torch.cat([predict(part).sample((RECALL_DRAWS,)).cpu() for part in parts], 1)  # [S, N, D]
     true = task.draw(x, RECALL_DRAWS, generator)
     score, best = (float(energy_score(draws[:ENERGY_DRAWS], y).mean()) for draws in (drawn, true))
     modes = task.modes(x)
