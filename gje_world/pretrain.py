@@ -240,6 +240,7 @@ def export(method: Method, config: PretrainConfig, data: Split, path: Path) -> N
     provenance = {
         "run": str(path),
         "method": {name: value for name, value in words["method"].items() if value is not None},
+        "augment": words["augment"],
         "data": source,
         "licence": data.licence,
         "updates": config.engine.updates,

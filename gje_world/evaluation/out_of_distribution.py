@@ -50,7 +50,10 @@ def detection(inside: Tensor, outside: Tensor) -> dict[str, float]:
 
 
 def entropy_score(belief: Belief) -> Tensor:
-    """Predicted entropy `[...]` of a belief, in nats per dimension: what the other view might have been."""
+    """Predicted entropy `[...]` of a belief, in nats per dimension: what the other view might have been.
+
+    It is aleatoric, the ambiguity of views: a strange image whose views all look alike has a low one.
+    """
     return belief.entropy() / belief.dim
 
 

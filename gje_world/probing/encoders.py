@@ -90,7 +90,7 @@ COLUMNS = {
     **{
         f"ood/{name}/{score}/auroc": f"{name.replace('_', ' ')}: {score} ↑"
         for name in ("held_out_classes", "noise", "textures", "digits")
-        for score in ("surprise", "joint", "mahalanobis", "neighbours")
+        for score in ("surprise", "joint", "epistemic", "marginal", "mahalanobis", "neighbours")
     },
     "seconds": "seconds",
 }
