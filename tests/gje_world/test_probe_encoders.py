@@ -119,7 +119,9 @@ def test_without_a_belief_there_are_no_scores_of_one(data) -> None:
 
 def test_the_same_is_found_twice_whatever_was_drawn_before(data, found) -> None:
     torch.manual_seed(99)
-    again = probe_encoder(Pretrained(MeanColour(), SureOfItself(), {"method": "none"}), data, batch_size=128)
+    pretrained = Pretrained(MeanColour(), SureOfItself(), {"method": "none"})
+    again = probe_encoder(pretrained, data, batch_size=128, heatmaps=0)
+    assert "images" in found.arrays and "images" not in again.arrays
     assert {**again.row, "seconds": 0} == {**found.row, "seconds": 0}
 
 
@@ -284,7 +286,7 @@ def _command(monkeypatch, *arguments: str) -> int:
 
 
 def test_the_command_measures_each_encoder_once(tmp_path, monkeypatch, capsys) -> None:
-    paths = [str(tmp_path / name) for name in ("gje", "plain")]
+    paths = [str(tmp_path / name / "encoder") for name in ("gje", "plain")]
     Pretrained(make_encoder("conv", 3, 8, SIDE, width=8), ViewPredictor(8, 4), {"method": "gje"}).save(
         paths[0]
     )
@@ -296,14 +298,15 @@ def test_the_command_measures_each_encoder_once(tmp_path, monkeypatch, capsys) -
     options = ["data.frames=60", "outside_images=20", f"run_dir={tmp_path / 'run'}"]
     assert _command(monkeypatch, f"encoders=[{paths[0]}]", *options) == 0
     first = (tmp_path / "run" / "table.csv").read_text().splitlines()[1]
-    assert _command(monkeypatch, f"encoders=[{','.join(paths)}]", *options) == 0
-    assert "gje:" in capsys.readouterr().err
+    assert first.startswith("encoder,")
+    assert _command(monkeypatch, f"encoders=[{paths[1]}]", *options) == 0
+    assert "plain/encoder:" in capsys.readouterr().err
     with (tmp_path / "run" / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["encoder"] for row in rows] == ["gje", "plain"]
+    assert [row["encoder"] for row in rows] == ["gje/encoder", "plain/encoder"]  # each told from the other
     assert rows[0]["seconds"] in first.split(",")  # not measured again
     assert rows[0]["state/r2"] and rows[1]["belief"] == ""
-    assert "| gje |" in (tmp_path / "run" / "table.md").read_text()
+    assert "| gje/encoder |" in (tmp_path / "run" / "table.md").read_text()
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
 
 
