@@ -61,6 +61,7 @@ def probe_encoder(
     *,
     device: torch.device | str = "cpu",
     batch_size: int = 256,
+    heatmaps: int = HEATMAPS,
     advance: Callable[[int], object] = lambda count: None,
 ) -> Findings:
     """Measures an encoder, and the belief beside it where there is one. Nothing random but by fixed seeds.
@@ -81,10 +82,11 @@ def probe_encoder(
         pretrained: left on the device, in evaluation mode.
         data: its images must be of the encoder's shape.
         batch_size: images embedded at once.
+        heatmaps: of so many test images; each costs some hundred embeddings.
         advance: called with the number of images of each batch embedded.
 
     Raises:
-        ConfigError: the images are of another shape.
+        ConfigError: the images are of another shape, or the export says of its views what cannot be.
     """
     check_shape(pretrained.encoder, data)
     started = time.perf_counter()
@@ -105,7 +107,8 @@ def probe_encoder(
         names = (f"state/r2/{name}" for name in data.state_names)
         row |= {"state/r2": float(r2.nanmean()), **dict(zip(names, r2.tolist(), strict=True))}
     row |= _outside(subject, data, z_train, z_test, foresight, probe)
-    arrays |= _heatmaps(subject, data, z_train)
+    if heatmaps:
+        arrays |= _heatmaps(subject, data, z_train, heatmaps)
     return Findings(row | {"seconds": time.perf_counter() - started}, arrays)
 
 
@@ -238,9 +241,9 @@ def _outside(
     return row
 
 
-def _heatmaps(subject: Subject, data: ProbeData, z_train: Tensor) -> Arrays:
+def _heatmaps(subject: Subject, data: ProbeData, z_train: Tensor, count: int) -> Arrays:
     """Some test images, `[N, H, W, 3]`, and where in them uncertainty comes from, `[N, H, W]` each."""
-    images = data.test[:: max(1, len(data.test) // HEATMAPS)][:HEATMAPS]
+    images = data.test[:: max(1, len(data.test) // count)][:count]
     name, score = subject.uncertainty(z_train)
     side = images.shape[-1]
     patch = next(patch for patch in range(max(1, side // 8), side + 1) if side % patch == 0)
