@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,7 +34,10 @@ class Foresight(NamedTuple):
 
 def belief_name(pretrained: Pretrained) -> str | None:
     """Name of the belief beside an encoder; None where there is none."""
-    return None if pretrained.predictor is None else pretrained.predictor.architecture["belief"]["name"]
+    if pretrained.predictor is None:
+        return None
+    belief: Any = pretrained.predictor.architecture["belief"]
+    return belief["name"]
 
 
 def has_density(pretrained: Pretrained) -> bool:
