@@ -136,13 +136,13 @@ def _untrained(belief: str, **provenance) -> Pretrained:
     return Pretrained(MeanColour(), ViewPredictor(3, 4, belief={"name": belief}), provenance)
 
 
-@pytest.mark.parametrize("belief", ["mixture", "flow", "ensemble"])
+@pytest.mark.parametrize("belief", ["mixture", "ensemble"])
 def test_what_is_estimated_from_draws_is_found_twice(data, belief) -> None:
     pretrained = _untrained(belief)
     findings = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        findings.append(probe_encoder(pretrained, _small(data)))
+        findings.append(probe_encoder(pretrained, _small(data), heatmaps=1))
     first, second = findings
     assert {**first.row, "seconds": 0} == {**second.row, "seconds": 0}
     assert np.array_equal(first.arrays["occlusion"], second.arrays["occlusion"])
