@@ -21,7 +21,7 @@ from measure import parser, write_csv
 from gje_world.data.decoding import decode_all, zip_of_images
 from gje_world.data.images import Split
 from gje_world.pretrained import load_pretrained
-from gje_world.probing.data import ProbeData, with_unlike
+from gje_world.probing.data import probe_data, with_unlike
 from gje_world.probing.encoder import probe_encoder
 from gje_world.training.devices import keep_freed_memory, set_threads
 from gje_world.training.metrics import read_metrics
@@ -58,15 +58,18 @@ MEASURED = {
     "brier": "linear/brier",
     "nll": "linear/nll",
 }
-SETS, SCORES = ("noise", "textures", "digits"), ("surprise", "joint", "mahalanobis", "neighbours")
-KEY = ("method", "seed", "epochs")
+SETS, SCORES = ("noise", "textures", "digits"), ("surprise", "joint", "marginal", "mahalanobis", "neighbours")
+SETTINGS = ("epochs", "images", "batch", "probe_images", "test_images", "outside")
+KEY = ("method", "seed", *SETTINGS)
 
 
 def pretrain(name: str, seed: int, folder: Path, options: argparse.Namespace) -> Path:
-    """Run `gje-pretrain` to its end, or on from where it stopped; its run directory."""
-    run = folder / f"{name.replace(', ', '-').replace(' ', '-')}-seed{seed}"
-    if (run / "encoder" / "encoder.json").exists():
-        return run
+    """Run `gje-pretrain` to its end, or on from where it stopped; its run directory.
+
+    One that has ended is exported once more: `gje-pretrain` refuses a directory of other options.
+    """
+    size = f"epochs{options.epochs}-images{options.images}-batch{options.batch}"
+    run = folder / f"{name.replace(', ', '-').replace(' ', '-')}-{size}-seed{seed}"
     updates = options.epochs * options.images // options.batch
     words = [
         *("data=zip", f"data.path={options.data}", "data.image_size=32", f"data.subset={options.images}"),
@@ -76,6 +79,7 @@ def pretrain(name: str, seed: int, folder: Path, options: argparse.Namespace) ->
             "encoder.dim=256",
             "augment=simclr",
             f"batch_size={options.batch}",
+            "probe_images=1000",
         ),
         *(f"engine.updates={updates}", f"engine.evaluate_every={updates}", "engine.checkpoint_every=200"),
         *("engine.device=cpu", "engine.threads=1", "optimizer.lr=1e-3", f"seed={seed}", f"run_dir={run}"),
@@ -88,10 +92,8 @@ def pretrain(name: str, seed: int, folder: Path, options: argparse.Namespace) ->
 
 def measure(run: Path, split: Split, options: argparse.Namespace) -> dict[str, object]:
     """Columns of a row: what the run's encoder is worth, and how long it took."""
-    pretrained = load_pretrained(run / "encoder")
-    train, test = split.train, split.test
-    data = ProbeData("cifar10", train.pixels, test.pixels, train.labels, test.labels, train.classes)
-    row = probe_encoder(pretrained, with_unlike(data, options.outside)).row
+    data = probe_data(split, "cifar10", options.probe_images, options.test_images)
+    row = probe_encoder(load_pretrained(run / "encoder"), with_unlike(data, options.outside), heatmaps=0).row
     found: dict[str, object] = {column: row.get(name) for column, name in MEASURED.items()}
     for kind in SETS:
         for score in SCORES:
@@ -111,8 +113,10 @@ def main() -> None:
     options.add_argument("--images", type=int, default=20_000, help="training images")
     options.add_argument("--batch", type=int, default=256)
     options.add_argument(
-        "--outside", type=int, default=1_000, help="images of noise, textures and digits each"
+        "--probe-images", type=int, default=10_000, help="training images probes are fitted to"
     )
+    options.add_argument("--test-images", type=int, default=5_000, help="test images measured on")
+    options.add_argument("--outside", type=int, default=500, help="images of noise, textures and digits each")
     arguments = options.parse_args()
     keep_freed_memory()
     set_threads(1)
@@ -121,10 +125,11 @@ def main() -> None:
         with arguments.csv.open(newline="") as file:
             rows = list(csv.DictReader(file))
     done = {tuple(row[name] for name in KEY) for row in rows}
+    settings = [str(getattr(arguments, name)) for name in SETTINGS]
     wanted = [(name, seed) for seed in range(1, arguments.seeds + 1) for name in arguments.methods]
     split = None
     for name, seed in wanted:
-        key = (name, str(seed), str(arguments.epochs))
+        key = (name, str(seed), *settings)
         if key in done:
             continue
         run = pretrain(name, seed, arguments.runs, arguments)
@@ -133,7 +138,10 @@ def main() -> None:
             chosen = torch.randperm(len(split.train), generator=torch.Generator().manual_seed(0))
             split = replace(split, train=split.train.pick(chosen[: arguments.images]))
         rows.append(dict(zip(KEY, key, strict=True)) | measure(run, split, arguments) | origin())
-        print({name: rows[-1][name] for name in (*KEY, *list(MEASURED)[:3], "brier", "seconds")}, flush=True)
+        print(
+            {name: rows[-1][name] for name in ("method", "seed", *list(MEASURED)[:3], "brier", "seconds")},
+            flush=True,
+        )
         if arguments.csv is not None:
             write_csv(arguments.csv, rows)
 

@@ -4,8 +4,9 @@ Each contender learns from the same images in memory at the same batch size, in 
 
 - `ours`: what `gje-pretrain method=simclr encoder=resnet18` does in an update;
 - `lightly, same views`: lightly's projection head and loss on torchvision's ResNet-18 with a stem for small
-  images, on views drawn as ours are;
-- `lightly`: the same on views drawn by lightly's own transform, image by image, as its examples do.
+  images, on views drawn as ours are, in the same precision and with the same allocator;
+- `lightly`: the same on views drawn by lightly's own transform, image by image, in float32 and with the
+  default allocator, as its examples do.
 
     python benchmarks/pretrain_throughput.py --csv results/pretrain_throughput.csv
 """
@@ -32,34 +33,48 @@ def images(batch: int) -> Tensor:
     return torch.randint(256, (batch, 3, SIZE, SIZE), dtype=torch.uint8)
 
 
-def speed(model: nn.Module, views, loss, batch: int, updates: int, half: bool) -> float:
+def precision_of(contender: str) -> torch.dtype:
+    """What a contender computes in."""
+    return autocast_dtype(choose_device("auto"), "float32" if contender == "lightly" else "auto")
+
+
+def now(device: torch.device) -> float:
+    """Seconds, once the work given to `device` is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def speed(model: nn.Module, views, loss, batch: int, updates: int, dtype: torch.dtype) -> float:
     """Images a second of `updates` gradient steps after one that is not timed."""
     device = choose_device("auto")
     model.to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    dtype = autocast_dtype(device, "auto" if half else "float32")
     started = 0.0
     for update in range(updates + 1):
         if update == 1:
-            started = time.perf_counter()
+            started = now(device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             value = loss(model, views(images(batch).to(device)))
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
-    value.item()  # a GPU's work is done only now
-    return batch * updates / (time.perf_counter() - started)
+    return batch * updates / (now(device) - started)
 
 
 def ours(batch: int, updates: int, threads: int) -> float:
     set_threads(threads)
     keep_freed_memory()
     method = SimCLR(make_encoder("resnet18", 3, None, SIZE), updates=updates)
-    return speed(method, Views(AugmentConfig(), 2, SIZE), lambda m, v: m(v)[0], batch, updates, True)
+    dtype = precision_of("ours")
+    return speed(method, Views(AugmentConfig(), 2, SIZE), lambda m, v: m(v)[0], batch, updates, dtype)
 
 
-def lightlys(own_views: bool, batch: int, updates: int, threads: int) -> float:
+def lightlys(contender: str, batch: int, updates: int, threads: int) -> float:
+    own_views = contender == "lightly"
     set_threads(threads)
+    if not own_views:
+        keep_freed_memory()
     try:
         import torchvision
     except RuntimeError:
@@ -92,7 +107,7 @@ def lightlys(own_views: bool, batch: int, updates: int, threads: int) -> float:
     def loss(network: nn.Module, views: Tensor) -> Tensor:
         return criterion(network(views[0]), network(views[1]))
 
-    return speed(model, drawn, loss, batch, updates, False)
+    return speed(model, drawn, loss, batch, updates, precision_of(contender))
 
 
 def main() -> None:
@@ -105,8 +120,7 @@ def main() -> None:
     arguments = options.parse_args()
     kinds = {
         "ours": ours,
-        "lightly, same views": partial(lightlys, False),
-        "lightly": partial(lightlys, True),
+        **{name: partial(lightlys, name) for name in ("lightly, same views", "lightly")},
     }
     size = (arguments.batch, arguments.updates, arguments.threads)
     found = medians(kinds, *size, rounds=arguments.rounds)
@@ -117,7 +131,7 @@ def main() -> None:
             "ours_is_faster_by": round(found["ours"] / value, 3),
             "batch": arguments.batch,
             "threads": arguments.threads,
-            "precision": str(autocast_dtype(choose_device("auto"))).removeprefix("torch."),
+            "precision": str(precision_of(name)).removeprefix("torch."),
         }
         for name, value in found.items()
     ]

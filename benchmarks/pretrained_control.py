@@ -5,8 +5,8 @@
 Runs `gje-pretrain data=frames` once, then `gje-train` from scratch and from its encoder, with each seed, in
 `--runs`, one after the other; what has run is not run again, so an interrupted study goes on. A row of the
 CSV is one run: its final return, and the env frames at which its evaluations first reached 80 % of that, and
-80 % of the final return that the runs from scratch have on average. The frames pretrained on are told beside
-them: whoever counts them must add them.
+80 % of the final return that the runs from scratch have on average. The env frames that pretraining took,
+those between two images among them, stand beside; the columns `…_with_pretraining` count them in.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
+from envs import action_repeat_for
 from gje_world.training.metrics import read_metrics
 from gje_world.training.origin import origin
 from gje_world.training.tables import write_rows
@@ -47,6 +50,17 @@ def evaluations(run: Path) -> list[tuple[int, float]]:
 def frames_to(level: float, found: Sequence[tuple[int, float]]) -> int | None:
     """Env frames of the first evaluation at `level` or above; None where there is none."""
     return next((frames for frames, value in found if value >= level), None)
+
+
+def pretraining_frames(run: Path) -> int:
+    """Env frames that were simulated for the images of a run of `gje-pretrain data=frames`."""
+    data = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["data"]
+    return data["frames"] * data["every"] * action_repeat_for(data["task"])
+
+
+def with_pretraining(frames: int | None, before: int) -> int | None:
+    """Env frames with those `before` training; None where the level was never reached."""
+    return None if frames is None else frames + before
 
 
 def main() -> None:
@@ -84,26 +98,33 @@ def main() -> None:
             call("agents.train", f"run_dir={run}", f"seed={seed}", *common, *options.train, *start)
             found[mode, seed] = evaluations(run)
     reference = statistics.mean(found[SCRATCH, seed][-1][1] for seed in options.seeds)
-    rows = [
-        {
-            "task": options.task,
-            "encoder": mode,
-            "seed": seed,
-            "frames": options.steps,
-            "pretraining_images": 0 if mode == SCRATCH else encoder["provenance"]["data"]["images"],
-            "final_return": round(values[-1][1], 1),
-            "frames_to_80_own": frames_to(SHARE * values[-1][1], values),
-            "frames_to_80_scratch": frames_to(SHARE * reference, values),
-            "evaluation_every": options.every,
-            **origin(),
-        }
-        for (mode, seed), values in found.items()
-    ]
+    rows = []
+    for (mode, seed), values in found.items():
+        before = 0 if mode == SCRATCH else pretraining_frames(pretraining)
+        to_own, to_scratch = (frames_to(SHARE * level, values) for level in (values[-1][1], reference))
+        rows.append(
+            {
+                "task": options.task,
+                "encoder": mode,
+                "seed": seed,
+                "frames": options.steps,
+                "pretraining_images": 0 if mode == SCRATCH else encoder["provenance"]["data"]["images"],
+                "pretraining_env_frames": before,
+                "final_return": round(values[-1][1], 1),
+                "frames_to_80_own": to_own,
+                "frames_to_80_scratch": to_scratch,
+                "frames_to_80_own_with_pretraining": with_pretraining(to_own, before),
+                "frames_to_80_scratch_with_pretraining": with_pretraining(to_scratch, before),
+                "evaluation_every": options.every,
+                **origin(),
+            }
+        )
     write_rows(options.csv, rows)
     for row in rows:
         print(
             f"{row['encoder']:<10} seed {row['seed']}: final {row['final_return']}, 80 % of its own at "
-            f"{row['frames_to_80_own']}, of scratch's at {row['frames_to_80_scratch']} frames"
+            f"{row['frames_to_80_own']}, of scratch's at {row['frames_to_80_scratch']} frames, after "
+            f"{row['pretraining_env_frames']} of pretraining"
         )
 
 

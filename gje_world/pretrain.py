@@ -173,7 +173,7 @@ def pretrain(config: PretrainConfig) -> int:
     batches = ShuffledBatches(
         data.train.pixels, config.batch_size, config.seed, fabric.global_rank, fabric.world_size
     )
-    learner.method.encoder.centre_on(spaced(data.train, CENTRING_IMAGES).pixels)
+    learner.method.centre_on(spaced(data.train, CENTRING_IMAGES).pixels)
     if fabric.world_size > 1:
         over_ranks(learner)
     path = run_path(config)
@@ -240,6 +240,7 @@ def export(method: Method, config: PretrainConfig, data: Split, path: Path) -> N
     provenance = {
         "run": str(path),
         "method": {name: value for name, value in words["method"].items() if value is not None},
+        "augment": words["augment"],
         "data": source,
         "licence": data.licence,
         "updates": config.engine.updates,

@@ -161,8 +161,9 @@ def folder_of_images(path: Path) -> Encoded:
     Raises:
         ConfigError: there are none.
     """
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-    inner = [PurePosixPath(file.relative_to(path).as_posix()) for file in files]
+    found = {PurePosixPath(file.relative_to(path).as_posix()): file for file in sorted(path.rglob("*"))}
+    inner = [name for name, file in found.items() if is_image(name) and file.is_file()]
+    files = [found[name] for name in inner]
     return arranged(path, inner, ReadFiles(files), [str(file) for file in files])
 
 
@@ -174,13 +175,17 @@ def zip_of_images(path: Path) -> Encoded:
     """
     try:
         with zipfile.ZipFile(path) as opened:
-            members = sorted(
-                name for name in opened.namelist() if PurePosixPath(name).suffix.lower() in SUFFIXES
-            )
+            members = sorted(name for name in opened.namelist() if is_image(PurePosixPath(name)))
     except zipfile.BadZipFile as error:
         raise ConfigError(f"data.path={path} is no zip file, or a damaged one") from error
-    inner = [PurePosixPath(name) for name in members if not name.startswith("__MACOSX")]
+    inner = [PurePosixPath(name) for name in members]
     return arranged(path, inner, ReadZip(path, members), [f"{path}:{name}" for name in members])
+
+
+def is_image(inner: PurePosixPath) -> bool:
+    """Whether a path within a source is of an image, and not of what a Mac writes beside each file."""
+    left_by_a_mac = inner.name.startswith("._") or "__MACOSX" in inner.parts
+    return inner.suffix.lower() in SUFFIXES and not left_by_a_mac
 
 
 def arranged(
@@ -234,6 +239,9 @@ def parquet_of_images(path: Path) -> Encoded:
 
     The column holds bytes, or structs with a field `bytes`, as the Hub's data sets have it.
 
+    Files of a folder whose names say train and test (`test-00000-of-00001.parquet`) are those parts. An image
+    without a label has the label -1.
+
     Raises:
         ConfigError: pyarrow is not installed, or the file is no such parquet.
     """
@@ -244,7 +252,8 @@ def parquet_of_images(path: Path) -> Encoded:
         raise ConfigError("data=parquet needs pyarrow: pip install 'gje-world[data]'") from error
     files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
     try:
-        table = pyarrow.concat_tables([parquet.read_table(file) for file in files])
+        tables = [parquet.read_table(file) for file in files]
+        table = pyarrow.concat_tables(tables)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise ConfigError(
             f"data.path={path} cannot be read as parquet: {' '.join(str(error).split())}"
@@ -254,13 +263,25 @@ def parquet_of_images(path: Path) -> Encoded:
         raise ConfigError(f"data.path={path} has no column image, but {', '.join(table.column_names)}")
     cells = [cell["bytes"] if isinstance(cell, dict) else cell for cell in table[column].to_pylist()]
     labels, classes = None, []
-    if "label" in table.column_names:
+    if "label" in table.column_names and table["label"].null_count < len(table):
         found = table["label"].to_pylist()
-        classes = [str(each) for each in sorted(set(found))]
-        place = {name: index for index, name in enumerate(classes)}
-        labels = [place[str(each)] for each in found]
+        values = sorted(set(found) - {None})
+        classes = [str(value) for value in values]
+        place = {None: -1} | {value: index for index, value in enumerate(values)}
+        labels = [place[each] for each in found]
+    held_out = None
+    words = [part_words(file.relative_to(path)) if path.is_dir() else set() for file in files]
+    if any(said & set(TRAIN) for said in words) and any(said & set(TEST) for said in words):
+        held_out = [
+            bool(said & set(TEST)) for said, part in zip(words, tables, strict=True) for _ in range(len(part))
+        ]
     names = [f"{path}: row {row}" for row in range(len(cells))]
-    return Encoded(ReadCells([cell or b"" for cell in cells]), names, labels, classes)
+    return Encoded(ReadCells([cell or b"" for cell in cells]), names, labels, classes, held_out)
+
+
+def part_words(inner: Path) -> set[str]:
+    """The words that the path of a file within its folder is made of, in small letters."""
+    return set(re.split(r"[^a-z]+", inner.as_posix().lower()))
 
 
 class ReadCells:

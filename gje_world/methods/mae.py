@@ -38,6 +38,11 @@ class Masked(Method):
     ):
         if not isinstance(encoder, ViTEncoder):
             raise ValueError("a masked method needs patches: encoder=vit_tiny or encoder=vit_small")
+        if encoder.dim != encoder.width:
+            raise ValueError(
+                f"encoder.dim={encoder.dim} must be {encoder.width}, the width of encoder={encoder.name}, or "
+                "null: a masked method learns from patches, and a map of their mean would stay untrained"
+            )
         super().__init__(encoder, **common)
         self.count = encoder.grid**2
         self.kept = max(1, round(self.count * (1 - mask_ratio)))

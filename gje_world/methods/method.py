@@ -42,6 +42,15 @@ class Method(Learner):
         """Loss of groups of views, and detached metrics."""
         raise NotImplementedError
 
+    def centre_on(self, obs: Tensor) -> None:
+        """Take what pixels are normalised by from `obs`, uint8 `[N, C, H, W]`; call once, before training.
+
+        Moving averages too, which `follow` moves no buffers of: they would see other images than the encoder.
+        """
+        for module in self.modules():
+            if isinstance(module, Encoder):
+                module.centre_on(obs)
+
     def encode(self, views: Tensor, encoder: nn.Module | None = None) -> Tensor:
         """Embeddings `[V, B, D]` of `views [V, B, C, H, W]`, by its own encoder or another."""
         encode: Callable[[Tensor], Tensor] = encoder or self.encoder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from gje_world.networks import Encoder
 from gje_world.options import ConfigError
 from gje_world.pretrained import Pretrained
 from gje_world.probing.data import ProbeData
-from gje_world.probing.subject import VIEWS, Foresight, Subject
+from gje_world.probing.subject import Foresight, Subject, belief_name, embedded_views, has_density
 from gje_world.training.tables import Row
 
 FOR_TEMPERATURE = 0.1  # share of the training images kept from the probe, to fit temperatures on
@@ -51,8 +51,8 @@ class Findings(NamedTuple):
 
 def images_to_embed(pretrained: Pretrained, data: ProbeData) -> int:
     """How often `probe_encoder` calls `advance` for an image, all in all."""
-    views = VIEWS * (data.count - len(data.train)) if pretrained.predictor is not None else 0
-    return data.count + views
+    views = embedded_views(pretrained) if has_density(pretrained) else 0
+    return data.count + views * (data.count - len(data.train))
 
 
 def probe_encoder(
@@ -61,6 +61,7 @@ def probe_encoder(
     *,
     device: torch.device | str = "cpu",
     batch_size: int = 256,
+    heatmaps: int = HEATMAPS,
     advance: Callable[[int], object] = lambda count: None,
 ) -> Findings:
     """Measures an encoder, and the belief beside it where there is one. Nothing random but by fixed seeds.
@@ -70,7 +71,10 @@ def probe_encoder(
         `linear_tempered` (by a temperature), `linear_uncertain` (by one from the belief's entropy), `knn`,
         and over the projection `projection`, `projection_sampled`, `projection_weighted`;
         `state/r2` and `state/r2/<name>`;
-        `ood/<set>/<score>/auroc`, `/aupr`, `/fpr95`;
+        `ood/<set>/<score>/auroc`, `/aupr`, `/fpr95`, of the scores `marginal` and `neighbours` of the
+        embedding, `mahalanobis` and `confidence` where there are labels, and where there is a belief with a
+        density `surprise`, `joint` (with the marginal), `epistemic` of an ensemble, and `entropy`, which is
+        no measure of novelty: it tells how much views of the image may differ;
         `aurc/<uncertainty>` of the linear probe's errors, and `rank/<uncertainty>`, how it ranks real errors;
         `embedding/std`, `embedding/effective_rank`; `seconds`.
 
@@ -78,10 +82,11 @@ def probe_encoder(
         pretrained: left on the device, in evaluation mode.
         data: its images must be of the encoder's shape.
         batch_size: images embedded at once.
+        heatmaps: of so many test images; each costs some hundred embeddings.
         advance: called with the number of images of each batch embedded.
 
     Raises:
-        ConfigError: the images are of another shape.
+        ConfigError: the images are of another shape, or the export says of its views what cannot be.
     """
     check_shape(pretrained.encoder, data)
     started = time.perf_counter()
@@ -102,7 +107,8 @@ def probe_encoder(
         names = (f"state/r2/{name}" for name in data.state_names)
         row |= {"state/r2": float(r2.nanmean()), **dict(zip(names, r2.tolist(), strict=True))}
     row |= _outside(subject, data, z_train, z_test, foresight, probe)
-    arrays |= _heatmaps(subject, data, z_train)
+    if heatmaps:
+        arrays |= _heatmaps(subject, data, z_train, heatmaps)
     return Findings(row | {"seconds": time.perf_counter() - started}, arrays)
 
 
@@ -122,13 +128,12 @@ def check_shape(encoder: Encoder, data: ProbeData, name: str = "the encoder") ->
 
 def _described(pretrained: Pretrained) -> Row:
     """What the encoder is, in words."""
-    predictor, method = pretrained.predictor, pretrained.provenance.get("method")
-    belief: Any = None if predictor is None else predictor.architecture["belief"]
+    method = pretrained.provenance.get("method")
     return {
         "architecture": pretrained.encoder.name,
         "dim": pretrained.encoder.dim,
         "method": method.get("name") if isinstance(method, dict) else method,
-        "belief": None if belief is None else belief["name"],
+        "belief": belief_name(pretrained),
     }
 
 
@@ -155,8 +160,7 @@ def _classes(
     row: Row = {"linear/penalty": probe.penalty, "linear/temperature": temperature}
     if foresight is not None:
         doubts["entropy"] = foresight.entropy
-        entropy_kept = subject.of_belief(ood.entropy_score, z_train[kept])
-        uncertain = fit_uncertain_temperature(logits_kept, entropy_kept, y_train[kept])
+        uncertain = fit_uncertain_temperature(logits_kept, subject.entropy(z_train[kept]), y_train[kept])
         row["linear/temperature_slope"] = uncertain.slope
         said["linear_uncertain"] = uncertain(logits, foresight.entropy).softmax(-1)
         said |= _by_projection(subject, z_train[fit], y_train[fit], z_test, classes)
@@ -191,9 +195,7 @@ def _by_projection(
 
     weighted = fit_linear_probe(weigh(z_train), y_train, classes)
     on_device = probe.to(subject.device)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        sampled = subject.of_belief(lambda belief: sampled_probabilities(on_device, belief), z_test)
+    sampled = subject.of_belief(lambda belief: sampled_probabilities(on_device, belief), z_test)
     return {
         "projection": probe.logits(v_test).softmax(-1),
         "projection_sampled": sampled,
@@ -210,19 +212,22 @@ def _outside(
     probe: LinearProbe | None,
 ) -> Row:
     """How well each score tells the sets outside from the test images."""
-    by_features: dict[str, Score] = {"neighbours": ood.fit_neighbours(z_train)}
+    by_features: dict[str, Score] = {
+        "marginal": ood.fit_marginal(z_train),
+        "neighbours": ood.fit_neighbours(z_train),
+    }
     if probe is not None and data.y_train is not None:
         by_features["mahalanobis"] = ood.fit_mahalanobis(z_train, data.y_train, len(data.classes))
         by_features["confidence"] = lambda z: 1 - probe.logits(z).softmax(-1).max(-1).values
-    marginal = ood.fit_marginal(subject.project(z_train))
 
     def scores(z: Tensor, foresight: Foresight | None) -> dict[str, Tensor]:
         found = {name: score(z) for name, score in by_features.items()}
-        found["marginal"] = marginal(subject.project(z))
         if foresight is not None:
             found |= {"entropy": foresight.entropy, "surprise": foresight.surprise}
-            # the density of both views together, up to a constant
+            # the density of an image and, given it, of its views, each per dimension and up to a constant
             found["joint"] = foresight.surprise + 0.5 * found["marginal"]
+            if foresight.epistemic is not None:
+                found["epistemic"] = foresight.epistemic
         return found
 
     inside = scores(z_test, foresight)
@@ -236,9 +241,9 @@ def _outside(
     return row
 
 
-def _heatmaps(subject: Subject, data: ProbeData, z_train: Tensor) -> Arrays:
+def _heatmaps(subject: Subject, data: ProbeData, z_train: Tensor, count: int) -> Arrays:
     """Some test images, `[N, H, W, 3]`, and where in them uncertainty comes from, `[N, H, W]` each."""
-    images = data.test[:: max(1, len(data.test) // HEATMAPS)][:HEATMAPS]
+    images = data.test[:: max(1, len(data.test) // count)][:count]
     name, score = subject.uncertainty(z_train)
     side = images.shape[-1]
     patch = next(patch for patch in range(max(1, side // 8), side + 1) if side % patch == 0)

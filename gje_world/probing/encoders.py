@@ -90,7 +90,7 @@ COLUMNS = {
     **{
         f"ood/{name}/{score}/auroc": f"{name.replace('_', ' ')}: {score} ↑"
         for name in ("held_out_classes", "noise", "textures", "digits")
-        for score in ("surprise", "joint", "mahalanobis", "neighbours")
+        for score in ("surprise", "joint", "epistemic", "marginal", "mahalanobis", "neighbours")
     },
     "seconds": "seconds",
 }
@@ -120,7 +120,6 @@ def encoders(config: EncodersConfig) -> int:
     check(config)
     set_threads(config.threads)
     keep_freed_memory()
-    names = short_names(config.encoders)
     shapes = [(path, load_pretrained(path).encoder) for path in config.encoders]  # all whole, before any work
     data = load_data(config, shapes[0][1])
     for path, encoder in shapes:
@@ -133,11 +132,11 @@ def encoders(config: EncodersConfig) -> int:
         console = Console(stderr=True)
         look = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*look, console=console, disable=not console.is_terminal) as progress:
-            for name, path in zip(names, config.encoders, strict=True):
+            for path in config.encoders:
                 if (digest := weights_digest(path)) in done:
                     continue
                 pretrained = load_pretrained(path)
-                bar = progress.add_task(name, total=images_to_embed(pretrained, data))
+                bar = progress.add_task(path, total=images_to_embed(pretrained, data))
                 found = probe_encoder(
                     pretrained,
                     data,
@@ -146,12 +145,12 @@ def encoders(config: EncodersConfig) -> int:
                     advance=partial(progress.advance, bar),
                 )
                 save_arrays(folder / f"{digest}.npz", found.arrays)
-                row = {"encoder": name, "path": path, "digest": digest, **found.row, **origin()}
+                row = {"encoder": path, "path": path, "digest": digest, **found.row, **origin()}
                 # an encoder trained anew takes the place of the one that its folder held
-                rows = [other for other in rows if other["path"] != path and other["digest"] != digest]
-                rows.append(row)
+                kept = [other for other in rows if other["digest"] != digest and not same_folder(other, row)]
+                rows = named([*kept, row])
                 write_rows(table, rows)
-                console.print(told(row), highlight=False, soft_wrap=True)
+                console.print(told(rows[-1]), highlight=False, soft_wrap=True)
         arrays = {row["encoder"]: read_arrays(folder / f"{row['digest']}.npz") for row in rows}
         report = write_tables(run.path, rows, arrays, run.config.read_text(encoding="utf-8"))
     print(f"report: {report}")
@@ -186,6 +185,17 @@ def write_tables(folder: Path, rows: Sequence[Row], arrays: Mapping[str, Arrays]
     with replacing(folder / "table.md") as temporary:
         temporary.write_text(markdown(rows, COLUMNS), encoding="utf-8")
     return write_report(folder, rows, arrays, config)
+
+
+def named(rows: Sequence[Row]) -> list[Row]:
+    """The rows with their `encoder` named as short as it differs from all others, whenever measured."""
+    names = short_names([row["path"] for row in rows])
+    return [row | {"encoder": name} for row, name in zip(rows, names, strict=True)]
+
+
+def same_folder(row: Row, other: Row) -> bool:
+    """Whether two rows are of one folder, however it was written."""
+    return Path(row["path"]).absolute() == Path(other["path"]).absolute()
 
 
 def short_names(paths: Sequence[str]) -> list[str]:

@@ -74,6 +74,42 @@ def test_folders_and_zips(kind, workers, tmp_path):
     )
 
 
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_what_a_mac_writes_beside_images_is_none(kind, tmp_path):
+    """The labels stay with their images."""
+    source, path = tmp_path / "set", tmp_path / "a.zip"
+    tree(source)
+    for name in ("__MACOSX/set/train/ape/._0.png", "__MACOSX/0.png", "set/train/cat/._1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"no picture")
+    if kind == "folder":
+        found = folder_of_images(source)
+    else:
+        with zipfile.ZipFile(path, "w") as file:
+            for each in sorted((*source.rglob("*.png"), *(tmp_path / "__MACOSX").rglob("*.png"))):
+                file.write(each, each.relative_to(tmp_path))
+        found = zip_of_images(path)
+    split = decode_all(found, 8, skip_broken=False, workers=0)
+    assert values(split.train) == {0: "cat", 1: "cat", 2: "cat", 10: "ape", 11: "ape", 12: "ape"}
+    assert values(split.test) == {20: "cat", 30: "ape"}
+
+
+def test_parquet_files_named_train_and_test_are_those_parts(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rows = {"test-00000-of-00001": [20, 21], "train-00000-of-00002": [0, 1], "train-00001-of-00002": [2]}
+    for name, found in rows.items():
+        cells = [{"bytes": picture(value)} for value in found]
+        labels = [None if value == 1 else value % 2 for value in found]
+        table = pyarrow.table({"image": cells, "label": pyarrow.array(labels, pyarrow.int64())})
+        parquet.write_table(table, tmp_path / f"{name}.parquet")
+    split = decode_all(parquet_of_images(tmp_path), 8, skip_broken=False, workers=0)
+    assert split.train.pixels[:, 0, 0, 0].tolist() == [0, 1, 2]
+    assert split.test.pixels[:, 0, 0, 0].tolist() == [20, 21]
+    assert split.train.labels.tolist() == [0, -1, 0] and split.train.classes == ["0", "1"]
+
+
 def test_parquet(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet

@@ -145,6 +145,7 @@ def test_a_killed_run_goes_on_bit_for_bit(pictures, tmp_path, no_probe_report):
     ("words", "message"),
     [
         (["method=mae"], "needs patches: encoder=vit_tiny"),
+        (["method=mae", "encoder=vit_tiny", "encoder.dim=64"], "encoder.dim=64 must be 192, the width of"),
         (["method=simclr", "method.prototypes=3"], "method=simclr has no option prototypes"),
         (["belief=point"], "belief=point has no density"),
         (["objective=gmje_mdn", "belief.name=diagonal"], "needs belief=mixture"),

@@ -6,14 +6,19 @@ import csv
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from gje_world import probe
 from gje_world.beliefs import DiagonalGaussian
 from gje_world.data.image_sources import DataConfig
+from gje_world.evaluation.heatmap import occlusion_heatmap
+from gje_world.methods import over_ranks
 from gje_world.networks import Encoder, make_encoder
+from gje_world.objectives import statistics
 from gje_world.options import ConfigError
 from gje_world.plots.encoders import FIGURES, write_report
 from gje_world.predictor import ViewPredictor
@@ -22,6 +27,7 @@ from gje_world.probing import encoders
 from gje_world.probing.data import ProbeData, hold_out_classes, with_unlike
 from gje_world.probing.encoder import images_to_embed, probe_encoder
 from gje_world.probing.encoders import short_names
+from gje_world.probing.subject import Subject
 from gje_world.probing.table import markdown
 
 SIDE = 16
@@ -113,8 +119,99 @@ def test_without_a_belief_there_are_no_scores_of_one(data) -> None:
 
 def test_the_same_is_found_twice_whatever_was_drawn_before(data, found) -> None:
     torch.manual_seed(99)
-    again = probe_encoder(Pretrained(MeanColour(), SureOfItself(), {"method": "none"}), data, batch_size=128)
+    pretrained = Pretrained(MeanColour(), SureOfItself(), {"method": "none"})
+    again = probe_encoder(pretrained, data, batch_size=128, heatmaps=0)
+    assert "images" in found.arrays and "images" not in again.arrays
     assert {**again.row, "seconds": 0} == {**found.row, "seconds": 0}
+
+
+def _small(data: ProbeData) -> ProbeData:
+    """Some of the data, one set outside, no labels: what beliefs alone are measured on."""
+    outside = {"noise": data.outside["noise"][:20]}
+    return ProbeData("small", data.train[:100], data.test[:40], outside=outside)
+
+
+def _untrained(belief: str, **provenance) -> Pretrained:
+    torch.manual_seed(3)
+    return Pretrained(MeanColour(), ViewPredictor(3, 4, belief={"name": belief}), provenance)
+
+
+@pytest.mark.parametrize("belief", ["mixture", "ensemble"])
+def test_what_is_estimated_from_draws_is_found_twice(data, belief) -> None:
+    pretrained = _untrained(belief)
+    findings = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        findings.append(probe_encoder(pretrained, _small(data), heatmaps=1))
+    first, second = findings
+    assert {**first.row, "seconds": 0} == {**second.row, "seconds": 0}
+    assert np.array_equal(first.arrays["occlusion"], second.arrays["occlusion"])
+    assert ("ood/noise/epistemic/auroc" in first.row) == (belief == "ensemble")
+
+
+def test_hiding_what_is_not_looked_at_changes_no_estimate(data) -> None:
+    """An occlusion in the image's mean colour leaves what this encoder sees as it was."""
+    flat = (
+        _small(data).train[:8].float().mean((-2, -1), keepdim=True).to(torch.uint8).expand(-1, -1, SIDE, SIDE)
+    )
+    subject = Subject(_untrained("mixture"))
+    _, score = subject.uncertainty(subject.embed(flat))
+    assert occlusion_heatmap(score, flat).abs().max() < 1e-6
+
+
+def test_a_point_has_no_scores_of_a_density(data) -> None:
+    pretrained = _untrained("point")
+    seen: list[int] = []
+    row = probe_encoder(pretrained, data, advance=seen.append).row
+    assert sum(seen) == images_to_embed(pretrained, data)
+    assert row["belief"] == "point" and "linear/accuracy" in row
+    assert not any("entropy" in name or "surprise" in name or "projection" in name for name in row)
+
+
+def test_an_ensemble_is_at_odds_over_what_it_has_not_seen() -> None:
+    predictor = ViewPredictor(3, 2, belief={"name": "ensemble"})
+    subject = Subject(Pretrained(MeanColour(), predictor))
+    z = torch.randn(50, 3)
+    belief = predictor.eval().believe(predictor.project(z))
+    means = torch.stack([member.mean for member in belief.members])
+    torch.testing.assert_close(subject.epistemic(z), means.var(0, correction=0).mean(-1))
+    assert Subject(Pretrained(MeanColour(), SureOfItself())).epistemic(z) is None
+
+
+def test_views_are_drawn_as_in_training_where_the_export_says_how(data) -> None:
+    """Views without crop and colours are the image, which is what is believed; those of other colours not."""
+    still = {"crop": [1.0, 1.0], "aspect": 1.0, "flip": 0.0, "jitter_probability": 0.0, "grey": 0.0}
+    coloured = still | {"jitter_probability": 1.0, "jitter": [0.8, 0.0, 0.0, 0.0]}
+    images, errors = data.test[:50], {}
+    for name, augment in (("still", still), ("coloured", coloured)):
+        subject = Subject(Pretrained(MeanColour(), SureOfItself(), {"augment": augment}))
+        errors[name] = subject.foresee(images, subject.embed(images)).error
+    assert errors["still"].max() < 1e-6
+    assert errors["coloured"].mean() > 0.1
+    with pytest.raises(ConfigError, match=r"provenance has an augment that cannot be: .*crop"):
+        Subject(Pretrained(MeanColour(), SureOfItself(), {"augment": {"crop": [2.0, 1.0]}}))
+    with pytest.raises(ConfigError, match="augment that cannot be"):
+        Subject(Pretrained(MeanColour(), SureOfItself(), {"augment": {"colour": 1}}))
+
+
+def test_no_other_rank_is_waited_for(data, monkeypatch) -> None:
+    def wait(*_) -> None:
+        raise AssertionError("waits for ever")
+
+    predictor = ViewPredictor(3, 4)
+    over_ranks(predictor)
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    for name in ("all_reduce", "broadcast", "all_gather", "all_gather_object", "barrier"):
+        monkeypatch.setattr(dist, name, wait)
+    monkeypatch.setattr(statistics.dist_functional, "all_reduce", wait)
+    monkeypatch.setattr(statistics.dist_functional, "all_gather", wait)
+    with pytest.raises(AssertionError):
+        statistics.moments(torch.randn(20, 3))
+    labelled = replace(
+        _small(data), y_train=data.y_train[:100], y_test=data.y_test[:40], classes=data.classes
+    )
+    probe_encoder(Pretrained(MeanColour(), predictor), labelled)
 
 
 def test_the_state_is_read_off(data) -> None:
@@ -189,7 +286,7 @@ def _command(monkeypatch, *arguments: str) -> int:
 
 
 def test_the_command_measures_each_encoder_once(tmp_path, monkeypatch, capsys) -> None:
-    paths = [str(tmp_path / name) for name in ("gje", "plain")]
+    paths = [str(tmp_path / name / "encoder") for name in ("gje", "plain")]
     Pretrained(make_encoder("conv", 3, 8, SIDE, width=8), ViewPredictor(8, 4), {"method": "gje"}).save(
         paths[0]
     )
@@ -201,14 +298,15 @@ def test_the_command_measures_each_encoder_once(tmp_path, monkeypatch, capsys) -
     options = ["data.frames=60", "outside_images=20", f"run_dir={tmp_path / 'run'}"]
     assert _command(monkeypatch, f"encoders=[{paths[0]}]", *options) == 0
     first = (tmp_path / "run" / "table.csv").read_text().splitlines()[1]
-    assert _command(monkeypatch, f"encoders=[{','.join(paths)}]", *options) == 0
-    assert "gje:" in capsys.readouterr().err
+    assert first.startswith("encoder,")
+    assert _command(monkeypatch, f"encoders=[{paths[1]}]", *options) == 0
+    assert "plain/encoder:" in capsys.readouterr().err
     with (tmp_path / "run" / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["encoder"] for row in rows] == ["gje", "plain"]
+    assert [row["encoder"] for row in rows] == ["gje/encoder", "plain/encoder"]  # each told from the other
     assert rows[0]["seconds"] in first.split(",")  # not measured again
     assert rows[0]["state/r2"] and rows[1]["belief"] == ""
-    assert "| gje |" in (tmp_path / "run" / "table.md").read_text()
+    assert "| gje/encoder |" in (tmp_path / "run" / "table.md").read_text()
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
 
 

@@ -114,6 +114,24 @@ def test_momentum_targets_follow():
     torch.testing.assert_close(method.average.module[0].project.weight, start + 1.5)
 
 
+MOMENTUM = {"objective": {"name": "gje_conditional", "target": "momentum"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "average"),
+    [("byol", {}, "target_encoder"), ("dino", {}, "teacher_encoder"), ("gje", MOMENTUM, "average.module.0")],
+)
+def test_a_moving_average_begins_with_the_pixels_of_its_encoder(name, options, average):
+    method = narrow(name, **options)
+    ((images, _),) = views()
+    obs = (images / 8).to(torch.uint8)  # dark: far from what is normalised by at first
+    before = method.encoder(obs)
+    method.centre_on(obs)
+    z = method.encode(obs.unsqueeze(0))
+    assert not torch.allclose(z[0], before, atol=0.1)
+    torch.testing.assert_close(method.encode(obs.unsqueeze(0), method.get_submodule(average)), z)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
