@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gje_world.objectives.statistics import moments
+from gje_world.objectives.statistics import moments, own
 
 
 @torch.no_grad()
@@ -15,7 +15,7 @@ def collapse_gauges(z: Tensor) -> dict[str, Tensor]:
     `embedding/std` is the root mean variance over dimensions; `embedding/effective_rank` the exponential of
     the entropy of the covariance's normalised eigenvalues (Roy and Vetterli, 2007), between 1 and D.
     """
-    _, covariance = moments(z.float(), over_ranks=lambda x: x)
+    _, covariance = moments(z.float(), over_ranks=own)
     shares = torch.linalg.eigvalsh(covariance).clamp(min=0)
     shares = shares / shares.sum().clamp(min=torch.finfo(shares.dtype).tiny)
     return {

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from gje_world.beliefs import Belief, CovarianceGaussian, Pool
 from gje_world.evaluation.scores import coverage_error, energy_score
-from gje_world.objectives.statistics import cholesky
-from gje_world.objectives.statistics import moments as batch_moments
+from gje_world.objectives.statistics import cholesky, moments, own
 
 
 class Foresight(NamedTuple):
@@ -37,7 +36,7 @@ class Foresight(NamedTuple):
 
 def marginal_gaussian(z: Tensor) -> CovarianceGaussian:
     """The Gaussian of mean and covariance of the embeddings `z [..., D]`."""
-    mean, covariance = batch_moments(z)
+    mean, covariance = moments(z, over_ranks=own)
     return CovarianceGaussian(mean, cholesky(covariance))
 
 

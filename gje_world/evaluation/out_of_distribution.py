@@ -17,7 +17,7 @@ from torchmetrics.functional.classification import (
 )
 
 from gje_world.beliefs import Belief
-from gje_world.objectives.statistics import moments
+from gje_world.objectives.statistics import moments, own
 
 SENSITIVITY = 0.95
 NEIGHBOUR = 50  # k of Sun et al. (2022) on CIFAR-10
@@ -73,7 +73,7 @@ class GaussianScore:
 
 def fit_marginal(z: Tensor) -> GaussianScore:
     """One Gaussian over all training embeddings `z [N, D]`; needs no labels."""
-    mean, covariance = moments(z.float())
+    mean, covariance = moments(z.float(), over_ranks=own)
     return GaussianScore(mean.unsqueeze(0), _whitening(covariance))
 
 
@@ -88,7 +88,7 @@ def fit_mahalanobis(z: Tensor, y: Tensor, classes: int) -> GaussianScore:
     count = torch.bincount(y, minlength=classes)
     sums = z.new_zeros(classes, z.shape[1]).index_add_(0, y, z)
     means = sums / count.clamp(min=1).unsqueeze(-1)
-    _, covariance = moments(z - means[y])
+    _, covariance = moments(z - means[y], over_ranks=own)
     return GaussianScore(means[count > 0], _whitening(covariance))
 
 

@@ -43,6 +43,11 @@ def agree(x: Tensor) -> Tensor:
     return x
 
 
+def own(x: Tensor) -> Tensor:
+    """`x` as this rank has it: for statistics that the others do not wait to share, as an evaluation's."""
+    return x
+
+
 def moments(z: Tensor, over_ranks: Callable[[Tensor], Tensor] = mean_over_ranks) -> tuple[Tensor, Tensor]:
     """Mean `[D]` and biased covariance `[D, D]` of `z [..., D]` over all leading dimensions and ranks."""
     z = z.flatten(0, -2)
