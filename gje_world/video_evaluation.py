@@ -13,13 +13,14 @@ from torch import Tensor
 from gje_world.beliefs import Belief, Gaussian
 from gje_world.data.clips import ClipBatch, Clips
 from gje_world.evaluation import NOMINAL, collapse_gauges, linear_probe_r2, observed_coverage
-from gje_world.evaluation.foresight import Foresight, foresight, marginal_gaussian
+from gje_world.evaluation.foresight import Foresight, foresight, likelihood, marginal_gaussian
 from gje_world.evaluation.heatmap import occlusion_heatmap
 from gje_world.evaluation.pictures import picture_scores
 from gje_world.evaluation.retrieval import mean_reciprocal_rank, retrieval_ranks
 from gje_world.evaluation.surprise import surprise_auroc
 from gje_world.networks.decoder import Decoder
 from gje_world.options import option
+from gje_world.propagation import covariance
 from gje_world.video_model import VideoModel
 
 CHUNK = 32  # clips embedded at once
@@ -108,7 +109,7 @@ class VideoEvaluation:
         row |= told(found)
         check()
         for step in sorted({1, min(FAR, len(beliefs))}):
-            ranks = retrieval_ranks(beliefs[step - 1], target[step - 1])
+            ranks = retrieval_ranks(likelihood(beliefs[step - 1]), target[step - 1])
             row[f"retrieval/rank_{step}"] = ranks.float().mean()
             row[f"retrieval/mrr_{step}"] = mean_reciprocal_rank(ranks)
         check()
@@ -188,11 +189,7 @@ def leading_directions(belief: Belief, rows: slice) -> Tensor:
 
     Along the leading eigenvectors of the belief's covariance, of its diagonal where it has no other.
     """
-    try:
-        covariance = belief.covariance_matrix[rows]
-    except NotImplementedError:
-        covariance = belief.variance[rows].diag_embed()
-    values, vectors = torch.linalg.eigh(covariance)  # in ascending order
+    values, vectors = torch.linalg.eigh(covariance(belief)[rows])  # in ascending order
     axes = vectors[..., -DIRECTIONS:].flip(-1).mT  # [N, E, D]
     deviations = values[..., -DIRECTIONS:].flip(-1).clamp(min=0).sqrt()
     reach = torch.tensor([-2.0, 0.0, 2.0], device=axes.device)[:, None]
