@@ -68,28 +68,42 @@ class VideoLearner(Learner):
         super().__init__()
         self.model, self.objective, self.decoder, self.config = model, objective, decoder, config
         self.target_encoder = objective.momentum_encoder(model.encoder)
-        head = make_head("diagonal", VIEW_HIDDEN, model.dim, log_std_bounds=LOG_STD_BOUNDS)
-        self.view_predictor = nn.Sequential(mlp(model.dim, VIEW_HIDDEN, 1), head)
+        self.view_predictor = None
+        if config.views:
+            head = make_head("diagonal", VIEW_HIDDEN, model.dim, log_std_bounds=LOG_STD_BOUNDS)
+            self.view_predictor = nn.Sequential(mlp(model.dim, VIEW_HIDDEN, 1), head)
         self.resting = 0 if model.frozen else updates - round(config.settle * updates)  # from this update on
         self.updates, self.resolution = updates, getattr(objective, "resolution", 0.0)
-        self.update = 0  # that comes next
+        self.begin(0)
+
+    def begin(self, update: int) -> None:
+        """Update `update` comes next."""
+        self.update = update
+        self.model.resting = update >= self.resting
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> VideoLearner:
+        """Training or evaluation mode, in which a moving average of the encoder follows it."""
+        super().train(mode)
+        if self.target_encoder is not None:
+            self.target_encoder.train(self.model.encoder.training)
+        return self
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         c, encoder = self.config, self.model.encoder
         held = {id(parameter) for part in (encoder, self.decoder) for parameter in part.parameters()}
-        held |= {id(parameter) for parameter in (self.target_encoder or nn.Module()).parameters()}
         groups = [
-            {"params": [p for p in self.parameters() if id(p) not in held], "lr": c.lr},
+            {"params": [p for p in self.parameters() if p.requires_grad and id(p) not in held], "lr": c.lr},
             {"params": list(self.decoder.parameters()), "lr": c.decoder_lr},
         ]
         if not self.model.frozen:
-            groups.append({"params": list(encoder.parameters()), "lr": c.encoder_lr})
+            groups.append({"params": list(encoder.parameters()), "lr": c.encoder_lr, "until": self.resting})
         return groups
 
     def forward(self, batch: ClipBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of `batch`, by phase, and the decoder's, whose gradients reach nothing else; parts of it."""
         model, objective, c = self.model, self.objective, self.config
-        resting = self.update >= self.resting
+        resting = model.resting
         if resting and self.resolution:
             objective.resolution = self.annealed()  # type: ignore[assignment]
         with torch.set_grad_enabled(not resting):
@@ -129,6 +143,7 @@ class VideoLearner(Learner):
 
     def view_error(self, z: Tensor, frames: Tensor) -> Tensor:
         """Loss of an embedding of each clip, of `z [B, L, D]`, as told from a noisy view of what it is of."""
+        assert self.view_predictor is not None
         rows, place = self.random_places(z)
         obs = self.model.stacked(frames)[rows, place]
         noisy = obs.float() + self.config.noise * torch.randn(obs.shape, device=obs.device)
@@ -136,7 +151,10 @@ class VideoLearner(Learner):
         return self.objective.predict(self.view_predictor(view).translate(view), z[rows, place]).mean()
 
     def open_loop_error(self, z: Tensor, z_target: Tensor, actions: Tensor) -> Tensor:
-        """Loss of the embeddings after the history of each clip but the first, along sampled futures."""
+        """Loss of the embeddings after the history of each clip but the first, along sampled futures.
+
+        Few particles leave gaps between them, which are least costly where the beliefs are wider than true.
+        """
         past = z.shape[1] - self.config.horizon
         later = self.model.unroll(z[:, :past], actions, self.config.particles)[1:]
         targets = z_target[:, past + 1 :].unbind(1)
@@ -161,11 +179,11 @@ class VideoLearner(Learner):
         return self.model.embed(frames, self.target_encoder)
 
     def after_update(self, update: int) -> None:
-        self.update = update + 1
+        self.begin(update + 1)
 
     def get_extra_state(self) -> int:
         """The update that comes next, for checkpoints."""
         return self.update
 
     def set_extra_state(self, state: int) -> None:
-        self.update = state
+        self.begin(state)

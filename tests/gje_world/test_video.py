@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from gje_world import video
+from gje_world import video, video_learner
 from gje_world.data import Clips
-from gje_world.networks import ConvEncoder
+from gje_world.data.clips import ClipBatch
+from gje_world.networks import ConvEncoder, make_encoder
 from gje_world.networks.decoder import Decoder
 from gje_world.objectives import make_objective
 from gje_world.recording import RecordConfig, record
@@ -122,21 +123,63 @@ def test_a_tiny_world_is_learnt(clips, tmp_path):
 
 
 def test_the_decoder_teaches_the_encoder_nothing():
-    torch.manual_seed(0)
-    model = VideoModel(ConvEncoder(3, 8, 16, 4), PredictorConfig(history=2, hidden=8, heads=2))
-    learner = VideoLearner(
-        model,
-        make_objective("gje_conditional", 8),
-        Decoder(8, 3, 16, 4),
-        LearningConfig(),
-        10,
-    )
-    frames = torch.randint(256, (4, 5, 3, 16, 16), dtype=torch.uint8)
+    learner, frames = learner_of(), batch().frames
+    model = learner.model
     learner.decoder_error(model.embed(frames).detach(), frames).backward()
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(parameter.grad is not None for parameter in learner.decoder.parameters())
     groups = [{id(p) for p in group["params"]} for group in learner.parameter_groups()]
     assert sum(map(len, groups)) == len(set().union(*groups)) == len(list(learner.parameters()))
+
+
+def learner_of(encoder=None, frozen=False, objective=None, **config) -> VideoLearner:
+    """A learner of ten updates, the last four of which the encoder rests in."""
+    torch.manual_seed(0)
+    encoder = encoder or ConvEncoder(3, 8, 16, 4)
+    model = VideoModel(encoder, PredictorConfig(history=2, hidden=8, heads=2), frozen=frozen)
+    made = make_objective("gje_conditional", 8, **(objective or {}))
+    return VideoLearner(model, made, Decoder(8, 3, 16, 4), LearningConfig(**config), 10)
+
+
+def batch() -> ClipBatch:
+    frames = torch.randint(256, (4, 5, 3, 16, 16), dtype=torch.uint8)
+    return ClipBatch(frames, torch.zeros(4, 4, 0), torch.zeros(4, 5, 0))
+
+
+@pytest.mark.parametrize("objective", [{}, {"target": "momentum"}])
+def test_batch_norms_of_an_encoder_that_is_frozen_or_rests_stay_as_they_are(objective):
+    def moved(learner):
+        before = {name: value.clone() for name, value in learner.model.encoder.named_buffers()}
+        learner.eval()
+        learner.train()
+        learner(batch())
+        after = dict(learner.model.encoder.named_buffers())
+        return not all(torch.equal(value, after[name]) for name, value in before.items())
+
+    learner = learner_of(make_encoder("resnet18", 3, 8, 16, width=2), objective=objective)
+    assert moved(learner)
+    learner.after_update(5)
+    assert not moved(learner)
+    if learner.target_encoder is not None:
+        assert not any(part.training for part in learner.target_encoder.modules())
+    resumed = learner_of(make_encoder("resnet18", 3, 8, 16, width=2), objective=objective)
+    resumed(batch())  # a moving average begins
+    resumed.load_state_dict(learner.state_dict())
+    assert not moved(resumed)
+    frozen = learner_of(make_encoder("resnet18", 3, 8, 16, width=2), frozen=True, objective=objective)
+    assert not frozen.model.encoder.training and not moved(frozen)
+
+
+@pytest.mark.parametrize("options", [{}, {"views": 0.0}, {"objective": {"target": "momentum"}}])
+def test_every_parameter_has_a_gradient_for_which_ranks_wait(monkeypatch, options):
+    monkeypatch.setattr(video_learner, "distributed", lambda: True)
+    learner = learner_of(**options)
+    for update in (0, 6):
+        learner.begin(update)
+        learner.zero_grad()
+        learner(batch())[0].backward()
+        missing = [n for n, p in learner.named_parameters() if p.requires_grad and p.grad is None]
+        assert not missing
 
 
 def refused(capsys, *arguments: str) -> str:
