@@ -21,6 +21,7 @@ from gje_world.evaluation.surprise import surprise_auroc
 from gje_world.networks.decoder import Decoder
 from gje_world.options import option
 from gje_world.propagation import covariance
+from gje_world.training.random_state import forked
 from gje_world.video_model import VideoModel
 
 CHUNK = 32  # clips embedded at once
@@ -178,7 +179,8 @@ class VideoEvaluation:
         def entropy(newest: Tensor) -> Tensor:
             seen = torch.cat([frames[:, :-1], newest.unsqueeze(1)], 1)
             z = torch.cat([earlier, model.embed(seen)], 1)
-            return model.believe(z, actions).entropy() / model.dim
+            with forked(z.device, SEED):  # an estimate from the same draws, whatever is hidden
+                return model.believe(z, actions).entropy() / model.dim
 
         side = frames.shape[-1] // 8
         return occlusion_heatmap(entropy, frames[:, -1], window=2 * side, stride=side)

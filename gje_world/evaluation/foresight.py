@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from gje_world.beliefs import Belief, CovarianceGaussian, Pool
+from gje_world.evaluation.futures_scores import rank_pit
 from gje_world.evaluation.scores import coverage_error, energy_score
 from gje_world.objectives.statistics import cholesky, moments, own
 from gje_world.propagation import covariance, gaussian
+
+SEED = 2**31  # of where a rank lies between two draws
 
 
 class Foresight(NamedTuple):
@@ -82,6 +85,6 @@ def foresight(beliefs: list[Belief], futures: Tensor, target: Tensor, marginal: 
         marginal_nll=torch.stack([-marginal.log_prob(z).mean() / dim for z in target]),
         energy=torch.stack([energy_score(f, z).mean() for f, z in zip(futures, target, strict=True)]),
         mass=torch.stack([region_mass(b, f, z) for (b, z), f in zip(pairs, futures, strict=True)]),
-        ranks=(futures < target.unsqueeze(1)).float().mean(1),
+        ranks=rank_pit(futures.transpose(0, 1), target, Generator().manual_seed(SEED)),
         sharpness=torch.stack([belief.variance.sqrt().mean() for belief in beliefs]),
     )

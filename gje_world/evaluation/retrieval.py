@@ -13,7 +13,7 @@ def retrieval_ranks(belief: Belief, target: Tensor) -> Tensor:
     """Rank `[N]`, from 1, of each row's own target by its belief's density, among the targets of all rows.
 
     Arguments:
-        belief: of batch shape `[N]`; of a cloud of particles, its `gje_world.evaluation.foresight.likelihood`.
+        belief: of batch shape `[N]`; of a cloud of particles its `gje_world.evaluation.foresight.likelihood`.
         target: `[N, D]`.
     """
     density = torch.stack([belief.log_prob(z.expand_as(target)) for z in target])  # [candidate, N]

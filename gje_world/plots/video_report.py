@@ -44,7 +44,8 @@ FIGURES: tuple[tuple[str, str, str, Callable[[Rows], Figure | None]], ...] = (
         "surprise",
         "Surprise and retrieval",
         "How reliably −log p tells what cannot happen from what did (AUROC), and how high a belief ranks its "
-        "own future among those of other clips, beyond one step by the Gaussian of its mean and covariance.",
+        "own future among those of other clips, beyond one step by the Gaussian of its mean "
+        "and covariance.",
         foresight.surprise_and_retrieval,
     ),
     (

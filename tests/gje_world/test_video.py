@@ -13,14 +13,19 @@ import pytest
 import torch
 
 from gje_world import video, video_learner
+from gje_world.beliefs.config import BeliefConfig
 from gje_world.data import Clips
 from gje_world.data.clips import ClipBatch
 from gje_world.networks import ConvEncoder, make_encoder
 from gje_world.networks.decoder import Decoder
 from gje_world.objectives import make_objective
+from gje_world.objectives.config import ObjectiveConfig
+from gje_world.options import ConfigError
 from gje_world.recording import RecordConfig, record
 from gje_world.training.checkpoint import CheckpointStore
 from gje_world.training.metrics import read_metrics
+from gje_world.video_config import VideoConfig, check, check_share
+from gje_world.video_evaluation import VideoEvaluation, VideoEvaluationConfig
 from gje_world.video_learner import LearningConfig, VideoLearner
 from gje_world.video_model import PredictorConfig, VideoModel
 
@@ -182,6 +187,17 @@ def test_every_parameter_has_a_gradient_for_which_ranks_wait(monkeypatch, option
         assert not missing
 
 
+def test_where_nothing_changes_what_the_belief_rests_on_is_nowhere_however_it_is_estimated(clips):
+    torch.manual_seed(0)
+    model = VideoModel(ConvEncoder(3, 8, 16, 4), PredictorConfig(history=2, hidden=8, heads=2), 2, "mixture")
+    torch.nn.init.zeros_(model.encoder.project.weight)  # all looks the same to it
+    config = VideoEvaluationConfig(clips=4, horizon=1)
+    evaluation = VideoEvaluation(model, Decoder(8, 3, 16, 4), *Clips.open(clips).split(0.5), config)
+    with torch.no_grad():
+        heat = evaluation.heat(evaluation.embedded(evaluation.held_out))
+    assert heat.abs().max() == 0
+
+
 def refused(capsys, *arguments: str) -> str:
     """The one line that the command prints before it exits with 2."""
     assert run(*arguments) == 2
@@ -197,6 +213,7 @@ def refused(capsys, *arguments: str) -> str:
         ("data=films", ["data.path must be given"]),
         ("data.world=jungle", ["data.world=jungle", "junction_2"]),
         ("belief=point", ["belief=point", "density"]),
+        ("learning.horizon=1", ["learning.open_loop=0.5", "learning.horizon=2", "got 1"]),
         ("encoder.frozen=true", ["encoder.path"]),
         ("encoder.name=vgg", ["vgg", "conv"]),
         ("predictor.heads=3", ["hidden", "heads=3"]),
@@ -210,6 +227,19 @@ def test_what_cannot_work_is_named_with_its_value(capsys, tmp_path, option, word
     line = refused(capsys, *TINY, f"run_dir={tmp_path / 'run'}", f"data.cache={tmp_path / 'cache'}", option)
     assert [word for word in words if word not in line] == [], line
     assert not (tmp_path / "run").exists()
+
+
+def test_a_belief_without_density_is_refused_though_it_can_be_learnt():
+    config = VideoConfig(objective=ObjectiveConfig("consistency", "none"), belief=BeliefConfig("point"))
+    with pytest.raises(ConfigError, match="belief=point has no density, by which futures are scored"):
+        check(config)
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused():
+    config = VideoConfig(learning=LearningConfig(batch_size=8))
+    check_share(config, 4)
+    with pytest.raises(ConfigError, match=r"learning.batch_size=8 must be a multiple of the 3 devices"):
+        check_share(config, 3)
 
 
 def test_clips_shorter_than_a_window_are_refused(capsys, tmp_path):
