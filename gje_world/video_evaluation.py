@@ -13,6 +13,7 @@ from torch import Tensor
 from gje_world.beliefs import Belief, Gaussian
 from gje_world.data.clips import ClipBatch, Clips
 from gje_world.evaluation import NOMINAL, collapse_gauges, linear_probe_r2, observed_coverage
+from gje_world.evaluation.collapse import between_clips
 from gje_world.evaluation.foresight import Foresight, foresight, likelihood, marginal_gaussian
 from gje_world.evaluation.heatmap import occlusion_heatmap
 from gje_world.evaluation.pictures import picture_scores
@@ -101,7 +102,8 @@ class VideoEvaluation:
         model, past = self.model, self.past
         seen, held_out = self.embedded(self.seen), self.embedded(self.held_out)
         check()
-        row: dict[str, Any] = dict(collapse_gauges(held_out.z))
+        row: dict[str, Any] = collapse_gauges(held_out.z)
+        row["embedding/between_clips"] = between_clips(held_out.z)
         beliefs = self.beliefs(held_out)
         check()
         futures = model.imagine(held_out.z[:, :past], held_out.actions, self.config.particles)
@@ -110,7 +112,9 @@ class VideoEvaluation:
         row |= told(found)
         check()
         for step in sorted({1, min(FAR, len(beliefs))}):
-            ranks = retrieval_ranks(likelihood(beliefs[step - 1]), target[step - 1])
+            when = past + step - 1
+            others = torch.cat([held_out.z[:, :when], held_out.z[:, when + 1 :]], 1).transpose(0, 1)
+            ranks = retrieval_ranks(likelihood(beliefs[step - 1]), target[step - 1], others)
             row[f"retrieval/rank_{step}"] = ranks.float().mean()
             row[f"retrieval/mrr_{step}"] = mean_reciprocal_rank(ranks)
         check()

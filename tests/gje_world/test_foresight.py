@@ -63,7 +63,8 @@ def test_a_cloud_finds_its_own_future_by_its_mean_and_covariance():
     target = start + 5**0.5 * torch.randn(100, 10)
     exact = DiagonalGaussian(start, torch.full((100, 10), 5**0.5))
     reciprocal = [
-        mean_reciprocal_rank(retrieval_ranks(belief, target)) for belief in (exact, likelihood(cloud), cloud)
+        mean_reciprocal_rank(retrieval_ranks(belief, target, torch.empty(0, 100, 10)))
+        for belief in (exact, likelihood(cloud), cloud)
     ]
     assert reciprocal[1] > 0.9 * reciprocal[0] > reciprocal[2]
 
@@ -115,11 +116,14 @@ def test_the_marginal_is_the_gaussian_of_the_sample():
 
 def test_a_belief_that_knows_finds_its_own_future_and_one_that_does_not_finds_it_by_chance():
     torch.manual_seed(0)
-    target = torch.randn(100, D)
-    knows = retrieval_ranks(DiagonalGaussian(target + 0.01, torch.full((100, D), 0.1)), target)
+    target, far = torch.randn(100, D), torch.full((1, 100, D), 9.0)
+    knows = retrieval_ranks(DiagonalGaussian(target + 0.01, torch.full((100, D), 0.1)), target, far)
     assert (knows == 1).float().mean() > 0.9
-    ignorant = retrieval_ranks(DiagonalGaussian(torch.zeros(100, D), torch.ones(100, D)), target)
+    ignorant = retrieval_ranks(DiagonalGaussian(torch.zeros(100, D), torch.ones(100, D)), target, far)
     assert sorted(ignorant.tolist()) == list(range(1, 101))  # each has the same order of candidates
+    own = target + torch.tensor([0.01, 9.0]).view(2, 1, 1)  # another moment of the clip is likelier by belief
+    second = retrieval_ranks(DiagonalGaussian(target + 0.01, torch.full((100, D), 0.1)), target, own)
+    assert torch.equal(second, knows + 1)
     torch.testing.assert_close(mean_reciprocal_rank(torch.tensor([1, 2, 4])), torch.tensor(1.75 / 3))
 
 

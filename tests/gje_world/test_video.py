@@ -16,6 +16,7 @@ from gje_world import video, video_learner
 from gje_world.beliefs.config import BeliefConfig
 from gje_world.data import Clips
 from gje_world.data.clips import ClipBatch
+from gje_world.evaluation.collapse import between_clips
 from gje_world.networks import ConvEncoder, make_encoder
 from gje_world.networks.decoder import Decoder
 from gje_world.objectives import make_objective
@@ -108,7 +109,8 @@ def test_the_report_shows_futures_and_every_score(whole):
     assert films and all(film.stat().st_size < 1_000_000 for film in films)
     last = rows(whole)[-1]
     assert {"foresight/nll", "calibration/pit_1", "retrieval/mrr_5", "surprise/teleport", "probe/r2/x",
-            "probe/ahead_r2/y", "pictures/best_psnr", "embedding/std"} <= last.keys()  # fmt: skip
+            "probe/ahead_r2/y", "pictures/best_psnr", "embedding/std",
+            "embedding/between_clips"} <= last.keys()  # fmt: skip
 
 
 def test_a_tiny_world_is_learnt(clips, tmp_path):
@@ -196,6 +198,42 @@ def test_where_nothing_changes_what_the_belief_rests_on_is_nowhere_however_it_is
     with torch.no_grad():
         heat = evaluation.heat(evaluation.embedded(evaluation.held_out))
     assert heat.abs().max() == 0
+
+
+class MeanLevels(torch.nn.Module):
+    """Embeds the mean level of each channel by a linear map."""
+
+    dim = 2
+
+    def __init__(self):
+        super().__init__()
+        self.map = torch.nn.Linear(4, 2)
+
+    def forward(self, obs):
+        return self.map(obs.float().mean((-2, -1)) / 128 - 1)
+
+
+def test_what_moves_has_its_share_of_the_embedding_beside_what_is_constant_in_a_clip():
+    """Two levels of a clip are constant, and so predicted at no cost; two change by chance."""
+    shares = []
+    for within in (0.0, 0.2):
+        torch.manual_seed(0)
+        model = VideoModel(MeanLevels(), PredictorConfig("mlp", history=2, hidden=16, layers=1))
+        config = LearningConfig(within_clip=within, views=0.0)
+        learner = VideoLearner(
+            model, make_objective("gje_conditional", 2), Decoder(2, 4, 16, 1), config, 1000
+        )
+        optimizer = torch.optim.Adam(learner.parameters(), lr=1e-2)
+        for _ in range(120):
+            optimizer.zero_grad()
+            levels = [torch.randint(256, (32, moments, 2)).expand(32, 5, 2) for moments in (1, 5)]
+            frames = torch.cat(levels, -1).to(torch.uint8)[..., None, None].expand(32, 5, 4, 16, 16)
+            learner(ClipBatch(frames, torch.zeros(32, 4, 0), torch.zeros(32, 5, 0)))[0].backward()
+            optimizer.step()
+        with torch.no_grad():
+            shares.append(1 - between_clips(model.embed(frames)))
+    assert shares[0] < 0.05
+    assert 0.1 < shares[1] < 0.3
 
 
 def refused(capsys, *arguments: str) -> str:
