@@ -99,6 +99,14 @@ def _covariance(belief: Belief) -> Tensor:
         raise ValueError(f"method=moments cannot be used: {error}; use method=particles") from error
 
 
+def covariance(belief: Belief) -> Tensor:
+    """A belief's covariance `[..., D, D]`, that of its variances where it has no other in closed form."""
+    try:
+        return belief.covariance_matrix
+    except NotImplementedError:
+        return belief.variance.diag_embed()
+
+
 def gaussian(mean: Tensor, covariance: Tensor) -> CovarianceGaussian:
     """The Gaussian belief of that mean `[..., D]` and covariance `[..., D, D]`."""
     with torch.autocast(mean.device.type, enabled=False):

@@ -29,7 +29,7 @@ from gje_world.training.ranks import make_fabric, open_run, silence
 from gje_world.training.run_directory import RunDirectory
 from gje_world.training.schedules import phases
 from gje_world.training.signals import Stop, stop_on_signals
-from gje_world.video_config import VideoConfig, check, check_lengths, run_path
+from gje_world.video_config import VideoConfig, check, check_lengths, check_share, run_path
 from gje_world.video_evaluation import VideoEvaluation
 from gje_world.video_learner import VideoLearner
 from gje_world.video_model import VideoModel
@@ -76,6 +76,7 @@ def train(config: VideoConfig) -> int:
     fabric = make_fabric(e.device, e.devices, e.nodes, e.precision)
     fabric.launch()
     silence(fabric)
+    check_share(config, fabric.world_size)
     with fabric.rank_zero_first():
         clips = open_clips(config.data)
     check_lengths(config, clips)

@@ -77,14 +77,36 @@ def check(config: VideoConfig) -> None:
             raise ConfigError(f"learning.{name}={getattr(config.learning, name)} must be above 0")
     if not 0 <= config.learning.settle < 1:
         raise ConfigError(f"learning.settle={config.learning.settle} must be at least 0 and below 1")
+    if not 0 <= config.learning.within_clip < 1:
+        raise ConfigError(
+            f"learning.within_clip={config.learning.within_clip} must be at least 0 and below 1"
+        )
     if config.predictor.name not in PREDICTORS:
         raise ConfigError(f"predictor={config.predictor.name} must be one of {', '.join(PREDICTORS)}")
     if config.encoder.frozen and config.encoder.path is None:
         raise ConfigError("encoder.frozen=true must have a pretrained encoder in encoder.path")
     if config.data.image_size % 16:
         raise ConfigError(f"data.image_size={config.data.image_size} must be a multiple of 16")
+    if config.learning.open_loop and config.learning.horizon < 2:
+        raise ConfigError(
+            f"learning.open_loop={config.learning.open_loop} needs learning.horizon=2 or more, to sample "
+            f"futures along; got {config.learning.horizon}"
+        )
     check_belief(config.belief, config.encoder.dim)
+    if config.belief.name == "point":
+        raise ConfigError("belief=point has no density, by which futures are scored; use belief=diagonal")
     check_objective(config.objective, config.belief.name, config.encoder.dim)
+
+
+def check_share(config: VideoConfig, ranks: int) -> None:
+    """Refuses a batch that so many ranks cannot share equally.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    size = config.learning.batch_size
+    if size % ranks:
+        raise ConfigError(f"learning.batch_size={size} must be a multiple of the {ranks} devices")
 
 
 def check_lengths(config: VideoConfig, clips: Clips) -> None:

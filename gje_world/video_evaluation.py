@@ -13,13 +13,16 @@ from torch import Tensor
 from gje_world.beliefs import Belief, Gaussian
 from gje_world.data.clips import ClipBatch, Clips
 from gje_world.evaluation import NOMINAL, collapse_gauges, linear_probe_r2, observed_coverage
-from gje_world.evaluation.foresight import Foresight, foresight, marginal_gaussian
+from gje_world.evaluation.collapse import between_clips
+from gje_world.evaluation.foresight import Foresight, foresight, likelihood, marginal_gaussian
 from gje_world.evaluation.heatmap import occlusion_heatmap
 from gje_world.evaluation.pictures import picture_scores
 from gje_world.evaluation.retrieval import mean_reciprocal_rank, retrieval_ranks
 from gje_world.evaluation.surprise import surprise_auroc
 from gje_world.networks.decoder import Decoder
 from gje_world.options import option
+from gje_world.propagation import covariance
+from gje_world.training.random_state import forked
 from gje_world.video_model import VideoModel
 
 CHUNK = 32  # clips embedded at once
@@ -99,7 +102,8 @@ class VideoEvaluation:
         model, past = self.model, self.past
         seen, held_out = self.embedded(self.seen), self.embedded(self.held_out)
         check()
-        row: dict[str, Any] = dict(collapse_gauges(held_out.z))
+        row: dict[str, Any] = collapse_gauges(held_out.z)
+        row["embedding/between_clips"] = between_clips(held_out.z)
         beliefs = self.beliefs(held_out)
         check()
         futures = model.imagine(held_out.z[:, :past], held_out.actions, self.config.particles)
@@ -108,7 +112,9 @@ class VideoEvaluation:
         row |= told(found)
         check()
         for step in sorted({1, min(FAR, len(beliefs))}):
-            ranks = retrieval_ranks(beliefs[step - 1], target[step - 1])
+            when = past + step - 1
+            others = torch.cat([held_out.z[:, :when], held_out.z[:, when + 1 :]], 1).transpose(0, 1)
+            ranks = retrieval_ranks(likelihood(beliefs[step - 1]), target[step - 1], others)
             row[f"retrieval/rank_{step}"] = ranks.float().mean()
             row[f"retrieval/mrr_{step}"] = mean_reciprocal_rank(ranks)
         check()
@@ -177,7 +183,8 @@ class VideoEvaluation:
         def entropy(newest: Tensor) -> Tensor:
             seen = torch.cat([frames[:, :-1], newest.unsqueeze(1)], 1)
             z = torch.cat([earlier, model.embed(seen)], 1)
-            return model.believe(z, actions).entropy() / model.dim
+            with forked(z.device, SEED):  # an estimate from the same draws, whatever is hidden
+                return model.believe(z, actions).entropy() / model.dim
 
         side = frames.shape[-1] // 8
         return occlusion_heatmap(entropy, frames[:, -1], window=2 * side, stride=side)
@@ -188,11 +195,7 @@ def leading_directions(belief: Belief, rows: slice) -> Tensor:
 
     Along the leading eigenvectors of the belief's covariance, of its diagonal where it has no other.
     """
-    try:
-        covariance = belief.covariance_matrix[rows]
-    except NotImplementedError:
-        covariance = belief.variance[rows].diag_embed()
-    values, vectors = torch.linalg.eigh(covariance)  # in ascending order
+    values, vectors = torch.linalg.eigh(covariance(belief)[rows])  # in ascending order
     axes = vectors[..., -DIRECTIONS:].flip(-1).mT  # [N, E, D]
     deviations = values[..., -DIRECTIONS:].flip(-1).clamp(min=0).sqrt()
     reach = torch.tensor([-2.0, 0.0, 2.0], device=axes.device)[:, None]

@@ -31,6 +31,7 @@ class LearningConfig:
     horizon: int = option(2, "embeddings of a clip after the predictor's history")
     views: float = option(1.0, "weight of telling an embedding from a noisy view of its observation")
     noise: float = option(20.0, "standard deviation of a view's pixels, in grey levels")
+    within_clip: float = option(0.2, "share of embeddings' variance that is to lie within clips; 0: any")
     open_loop: float = option(0.0, "weight of the beliefs along sampled futures, over those after true pasts")
     particles: int = option(4, "sampled futures of each clip")
     settle: float = option(0.4, "share of the updates, at the end, in which the encoder rests")
@@ -48,6 +49,12 @@ class VideoLearner(Learner):
     predicted, and to be told from noisy views of itself, which keeps what can be seen. Then it rests, and the
     predictor alone goes on learning, by a likelihood at ever finer resolution: its spread comes to be that of
     embeddings which no longer move.
+
+    What stays the same all through a clip, such as where a target lies, is predicted at no cost, and the
+    marginal term is content with embeddings that are spread out from one clip to another: they may hold that
+    alone, and nothing of what moves. So the marginal term is taken also of how embeddings deviate from the
+    mean of their clip, which are to have the share `within_clip` of the variance in every direction. Clips
+    here are as short as an update sees them: the predictor's history and the horizon.
 
     Arguments:
         model: what learns to predict.
@@ -68,28 +75,42 @@ class VideoLearner(Learner):
         super().__init__()
         self.model, self.objective, self.decoder, self.config = model, objective, decoder, config
         self.target_encoder = objective.momentum_encoder(model.encoder)
-        head = make_head("diagonal", VIEW_HIDDEN, model.dim, log_std_bounds=LOG_STD_BOUNDS)
-        self.view_predictor = nn.Sequential(mlp(model.dim, VIEW_HIDDEN, 1), head)
+        self.view_predictor = None
+        if config.views:
+            head = make_head("diagonal", VIEW_HIDDEN, model.dim, log_std_bounds=LOG_STD_BOUNDS)
+            self.view_predictor = nn.Sequential(mlp(model.dim, VIEW_HIDDEN, 1), head)
         self.resting = 0 if model.frozen else updates - round(config.settle * updates)  # from this update on
         self.updates, self.resolution = updates, getattr(objective, "resolution", 0.0)
-        self.update = 0  # that comes next
+        self.begin(0)
+
+    def begin(self, update: int) -> None:
+        """Update `update` comes next."""
+        self.update = update
+        self.model.resting = update >= self.resting
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> VideoLearner:
+        """Training or evaluation mode, in which a moving average of the encoder follows it."""
+        super().train(mode)
+        if self.target_encoder is not None:
+            self.target_encoder.train(self.model.encoder.training)
+        return self
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         c, encoder = self.config, self.model.encoder
         held = {id(parameter) for part in (encoder, self.decoder) for parameter in part.parameters()}
-        held |= {id(parameter) for parameter in (self.target_encoder or nn.Module()).parameters()}
         groups = [
-            {"params": [p for p in self.parameters() if id(p) not in held], "lr": c.lr},
+            {"params": [p for p in self.parameters() if p.requires_grad and id(p) not in held], "lr": c.lr},
             {"params": list(self.decoder.parameters()), "lr": c.decoder_lr},
         ]
         if not self.model.frozen:
-            groups.append({"params": list(encoder.parameters()), "lr": c.encoder_lr})
+            groups.append({"params": list(encoder.parameters()), "lr": c.encoder_lr, "until": self.resting})
         return groups
 
     def forward(self, batch: ClipBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of `batch`, by phase, and the decoder's, whose gradients reach nothing else; parts of it."""
         model, objective, c = self.model, self.objective, self.config
-        resting = self.update >= self.resting
+        resting = model.resting
         if resting and self.resolution:
             objective.resolution = self.annealed()  # type: ignore[assignment]
         with torch.set_grad_enabled(not resting):
@@ -102,10 +123,14 @@ class VideoLearner(Learner):
             "loss/nll": 1.0,
             "loss/views": c.views,
             "loss/marginal": 1.0,
+            "loss/within_clip": 1.0,
             "loss/open_loop": c.open_loop,
         }
         if not resting:
             parts["loss/marginal"] = objective.marginal(z)
+            if c.within_clip:
+                deviation = z - z.mean(1, keepdim=True)
+                parts["loss/within_clip"] = objective.marginal(deviation / c.within_clip**0.5)
             if c.views:
                 parts["loss/views"] = self.view_error(z, batch.frames)
         if c.open_loop:
@@ -129,6 +154,7 @@ class VideoLearner(Learner):
 
     def view_error(self, z: Tensor, frames: Tensor) -> Tensor:
         """Loss of an embedding of each clip, of `z [B, L, D]`, as told from a noisy view of what it is of."""
+        assert self.view_predictor is not None
         rows, place = self.random_places(z)
         obs = self.model.stacked(frames)[rows, place]
         noisy = obs.float() + self.config.noise * torch.randn(obs.shape, device=obs.device)
@@ -136,7 +162,10 @@ class VideoLearner(Learner):
         return self.objective.predict(self.view_predictor(view).translate(view), z[rows, place]).mean()
 
     def open_loop_error(self, z: Tensor, z_target: Tensor, actions: Tensor) -> Tensor:
-        """Loss of the embeddings after the history of each clip but the first, along sampled futures."""
+        """Loss of the embeddings after the history of each clip but the first, along sampled futures.
+
+        Few particles leave gaps between them, which are least costly where the beliefs are wider than true.
+        """
         past = z.shape[1] - self.config.horizon
         later = self.model.unroll(z[:, :past], actions, self.config.particles)[1:]
         targets = z_target[:, past + 1 :].unbind(1)
@@ -161,11 +190,11 @@ class VideoLearner(Learner):
         return self.model.embed(frames, self.target_encoder)
 
     def after_update(self, update: int) -> None:
-        self.update = update + 1
+        self.begin(update + 1)
 
     def get_extra_state(self) -> int:
         """The update that comes next, for checkpoints."""
         return self.update
 
     def set_extra_state(self, state: int) -> None:
-        self.update = state
+        self.begin(state)

@@ -98,6 +98,7 @@ class VideoModel(nn.Module):
         dim: int = encoder.dim  # type: ignore[assignment]
         self.dim, self.action_dim, self.history = dim, action_dim, config.history
         self.frame_stack, self.frozen = frame_stack, frozen
+        self.resting = False  # whether an encoder that has learnt stays as it is from now on
         self.encoder = encoder.requires_grad_(not frozen)
         self.register_buffer("offset", torch.zeros(dim))
         self.register_buffer("spread", torch.ones(()))
@@ -111,6 +112,15 @@ class VideoModel(nn.Module):
         takes = head_options(belief, **belief_options)
         options = {name: value for name, value in bounds.items() if name in takes} | belief_options
         self.head = make_head(belief, config.hidden, dim, **options)
+        self.train()
+
+    def train(self, mode: bool = True) -> VideoModel:
+        """Training mode, or evaluation mode; of an encoder that is frozen or at rest always the latter: the
+        statistics of its batch norms would go on moving."""
+        super().train(mode)
+        if self.frozen or self.resting:
+            self.encoder.eval()
+        return self
 
     # ---- embeddings ----
 

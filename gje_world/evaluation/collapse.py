@@ -9,6 +9,16 @@ from gje_world.objectives.statistics import moments, own
 
 
 @torch.no_grad()
+def between_clips(z: Tensor) -> Tensor:
+    """Share of the variance of `z [N, T, D]` between the means of the `N` clips, a scalar in [0, 1].
+
+    Where it is near 1, embeddings tell one clip from another and hardly anything of what happens in them.
+    """
+    total = z.flatten(0, 1).var(0, correction=0).sum()
+    return z.mean(1).var(0, correction=0).sum() / total.clamp(min=torch.finfo(z.dtype).tiny)
+
+
+@torch.no_grad()
 def collapse_gauges(z: Tensor) -> dict[str, Tensor]:
     """Spread of the embeddings `z [..., D]` as detached scalars; where there are ranks, of this one's.
 

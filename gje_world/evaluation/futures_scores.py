@@ -65,7 +65,8 @@ def rank_pit(samples: Tensor, value: Tensor, generator: Generator) -> Tensor:
     """
     below = (samples < value).sum(0)
     ties = (samples == value).sum(0) + 1
-    return (below + ties * torch.rand(value.shape, generator=generator)) / (len(samples) + 1)
+    place = torch.rand(value.shape, generator=generator).to(value.device)
+    return (below + ties * place) / (len(samples) + 1)
 
 
 def central_coverage_error(pit: Tensor, levels: tuple[float, ...]) -> Tensor:

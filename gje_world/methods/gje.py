@@ -50,8 +50,6 @@ class GJE(Method):
             encoder.dim, dim, projector_hidden=projector_hidden, hidden=hidden, belief=belief
         )
         self.average = self.objective.momentum_encoder(nn.ModuleList([encoder, self.beliefs.projector]))
-        if self.average is not None:
-            self.average.requires_grad_(False)
 
     @property
     def predictor(self) -> ViewPredictor:

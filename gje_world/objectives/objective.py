@@ -55,11 +55,13 @@ class Objective(nn.Module):
     def momentum_encoder(self, encoder: nn.Module) -> AveragedModel | None:
         """Moving average of `encoder` that embeds targets where `target="momentum"`, else None.
 
-        It begins as a copy at the first `update_parameters(encoder)`, to be called before each use.
+        It begins as a copy at the first `update_parameters(encoder)`, to be called before each use, and takes
+        no gradient.
         """
         if self.target != "momentum":
             return None
-        return AveragedModel(encoder, multi_avg_fn=get_ema_multi_avg_fn(self.momentum), use_buffers=True)
+        average = AveragedModel(encoder, multi_avg_fn=get_ema_multi_avg_fn(self.momentum), use_buffers=True)
+        return average.requires_grad_(False)
 
     def loss(self, belief: Belief, z_target: Tensor) -> Tensor:
         """Loss `[...]` of each prediction of float32 `z_target [..., D]`; what a subclass tells."""

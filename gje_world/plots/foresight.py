@@ -133,7 +133,8 @@ def learning(rows: Rows) -> Figure | None:
     """Terms of the loss and the gauges of collapse, over updates."""
     panels = list(dict.fromkeys(name for row in rows if row["kind"] == "train" for name in row))
     panels = [name for name in panels if name.startswith(("loss/", "belief/"))]
-    gauges = ["embedding/std", "embedding/effective_rank"] if last_evaluation(rows) else []
+    names = ("std", "effective_rank", "between_clips")
+    gauges = [f"embedding/{name}" for name in names] if last_evaluation(rows) else []
     if not panels:
         return None
     lines = -(-len(panels + gauges) // 4)

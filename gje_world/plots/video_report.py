@@ -29,7 +29,8 @@ FIGURES: tuple[tuple[str, str, str, Callable[[Rows], Figure | None]], ...] = (
         "steps_ahead",
         "How far ahead",
         "Held-out clips. While the belief is below the marginal Gaussian, it knows more than how embeddings "
-        "are spread at any time.",
+        "are spread at any time. Beyond one step, likelihoods are those of the Gaussian of the belief's mean "
+        "and covariance.",
         foresight.steps_ahead,
     ),
     (
@@ -43,7 +44,8 @@ FIGURES: tuple[tuple[str, str, str, Callable[[Rows], Figure | None]], ...] = (
         "surprise",
         "Surprise and retrieval",
         "How reliably −log p tells what cannot happen from what did (AUROC), and how high a belief ranks its "
-        "own future among those of other clips.",
+        "own future among those of other clips and other moments of its own, beyond one step by the Gaussian "
+        "of its mean and covariance.",
         foresight.surprise_and_retrieval,
     ),
     (

@@ -69,7 +69,11 @@ class Learner(nn.Module):
         raise NotImplementedError
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups for the optimiser; an `lr` in one stands in place of the common one."""
+        """Groups for the optimiser; an `lr` in one stands in place of the common one.
+
+        From update `until` of a group on, if it has one, its rate is zero: it stays as it is even where the
+        optimiser's memory of past gradients would move it.
+        """
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
     def after_update(self, update: int) -> None:
@@ -206,7 +210,7 @@ class Engine:
         c = self.config
         factor = self.schedule(self.update)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * factor
+            group["lr"] = rate * factor if self.update < group.get("until", math.inf) else 0.0
         self.optimizer.zero_grad(set_to_none=True)
         for part in range(c.accumulate):
             batch = self.fabric.to_device(next(batches))

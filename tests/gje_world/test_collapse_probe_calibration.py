@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from gje_world.evaluation import NOMINAL, collapse_gauges, linear_probe_r2, observed_coverage
+from gje_world.evaluation.collapse import between_clips
 
 
 def halves(*tensors):
@@ -71,6 +72,15 @@ def test_fully_collapsed_embeddings_show_as_zero_std_and_least_rank():
     found = gauges(torch.full((100, 8), 0.7))
     assert found["std"] == pytest.approx(0, abs=1e-6)
     assert found["effective_rank"] <= 8  # finite
+
+
+def test_what_is_constant_in_clips_and_what_moves_there_share_the_variance():
+    torch.manual_seed(0)
+    constant, moving = torch.randn(500, 1, 4), torch.randn(500, 40, 4)
+    moving = moving - moving.mean(1, keepdim=True)
+    for share in (0.0, 0.3, 1.0):
+        found = between_clips(share**0.5 * constant + (1 - share) ** 0.5 * moving)
+        assert found == pytest.approx(share, abs=0.03)
 
 
 def test_gauges_carry_no_gradient():

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from gje_world.beliefs import CovarianceGaussian, DiagonalGaussian, Pool
-from gje_world.evaluation.foresight import foresight, marginal_gaussian, region_mass
+from gje_world.evaluation.foresight import foresight, likelihood, marginal_gaussian, region_mass
 from gje_world.evaluation.pictures import picture_scores
 from gje_world.evaluation.retrieval import mean_reciprocal_rank, retrieval_ranks
 from gje_world.evaluation.surprise import EVENTS, auroc, surprise_auroc
+from gje_world.propagation import propagate
 
 N, D, S = 2000, 3, 30
 
@@ -28,8 +29,44 @@ def test_the_true_law_is_calibrated_and_as_likely_as_its_entropy_says():
     torch.testing.assert_close(found.nll, torch.stack(entropy), atol=0.04, rtol=0)
     assert found.coverage_errors.max() < 0.03
     assert (found.ranks.flatten(1).mean(1) - 0.5).abs().max() < 0.02
+    histogram = found.ranks.histc(20, 0, 1)  # level, though 30 draws leave but 31 ranks
+    assert (histogram / histogram.mean() - 1).abs().max() < 0.15
     torch.testing.assert_close(found.sharpness, torch.arange(1.0, 5.0).sqrt())
     assert found.horizon == 4
+
+
+class Walk:
+    """A random walk that believes the truth about its next step, of unit variance."""
+
+    def believe(self, z, action):
+        return DiagonalGaussian(z, torch.ones_like(z))
+
+
+def test_the_truth_told_by_few_particles_in_many_dimensions_is_nearly_as_likely_as_it_is():
+    torch.manual_seed(0)
+    count, dim, steps = 400, 10, 5
+    start = torch.zeros(count, dim)
+    target = torch.randn(steps, count, dim).cumsum(0)
+    beliefs = propagate(Walk(), start, torch.zeros(steps, count, 0), particles=64)
+    futures = torch.randn(S, steps, count, dim).cumsum(1).transpose(0, 1)
+    found = foresight(beliefs, futures, target, marginal_gaussian(target))
+    entropy = 0.5 * (1 + (2 * torch.pi * torch.arange(1.0, steps + 1)).log())
+    torch.testing.assert_close(found.nll, entropy, atol=0.08, rtol=0)
+    pooled = -beliefs[-1].log_prob(target[-1]).mean() / dim
+    assert pooled > entropy[-1] + 0.3  # its own density, which lies where the particles do
+
+
+def test_a_cloud_finds_its_own_future_by_its_mean_and_covariance():
+    torch.manual_seed(0)
+    start = 3 * torch.randn(100, 10)
+    cloud = propagate(Walk(), start, torch.zeros(5, 100, 0), particles=64)[-1]
+    target = start + 5**0.5 * torch.randn(100, 10)
+    exact = DiagonalGaussian(start, torch.full((100, 10), 5**0.5))
+    reciprocal = [
+        mean_reciprocal_rank(retrieval_ranks(belief, target, torch.empty(0, 100, 10)))
+        for belief in (exact, likelihood(cloud), cloud)
+    ]
+    assert reciprocal[1] > 0.9 * reciprocal[0] > reciprocal[2]
 
 
 @pytest.mark.parametrize("width, direction", [(0.5, -1), (2.0, 1)])
@@ -79,11 +116,14 @@ def test_the_marginal_is_the_gaussian_of_the_sample():
 
 def test_a_belief_that_knows_finds_its_own_future_and_one_that_does_not_finds_it_by_chance():
     torch.manual_seed(0)
-    target = torch.randn(100, D)
-    knows = retrieval_ranks(DiagonalGaussian(target + 0.01, torch.full((100, D), 0.1)), target)
+    target, far = torch.randn(100, D), torch.full((1, 100, D), 9.0)
+    knows = retrieval_ranks(DiagonalGaussian(target + 0.01, torch.full((100, D), 0.1)), target, far)
     assert (knows == 1).float().mean() > 0.9
-    ignorant = retrieval_ranks(DiagonalGaussian(torch.zeros(100, D), torch.ones(100, D)), target)
+    ignorant = retrieval_ranks(DiagonalGaussian(torch.zeros(100, D), torch.ones(100, D)), target, far)
     assert sorted(ignorant.tolist()) == list(range(1, 101))  # each has the same order of candidates
+    own = target + torch.tensor([0.01, 9.0]).view(2, 1, 1)  # another moment of the clip is likelier by belief
+    second = retrieval_ranks(DiagonalGaussian(target + 0.01, torch.full((100, D), 0.1)), target, own)
+    assert torch.equal(second, knows + 1)
     torch.testing.assert_close(mean_reciprocal_rank(torch.tensor([1, 2, 4])), torch.tensor(1.75 / 3))
 
 

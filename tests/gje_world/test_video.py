@@ -12,14 +12,21 @@ import numpy as np
 import pytest
 import torch
 
-from gje_world import video
+from gje_world import video, video_learner
+from gje_world.beliefs.config import BeliefConfig
 from gje_world.data import Clips
-from gje_world.networks import ConvEncoder
+from gje_world.data.clips import ClipBatch
+from gje_world.evaluation.collapse import between_clips
+from gje_world.networks import ConvEncoder, make_encoder
 from gje_world.networks.decoder import Decoder
 from gje_world.objectives import make_objective
+from gje_world.objectives.config import ObjectiveConfig
+from gje_world.options import ConfigError
 from gje_world.recording import RecordConfig, record
 from gje_world.training.checkpoint import CheckpointStore
 from gje_world.training.metrics import read_metrics
+from gje_world.video_config import VideoConfig, check, check_share
+from gje_world.video_evaluation import VideoEvaluation, VideoEvaluationConfig
 from gje_world.video_learner import LearningConfig, VideoLearner
 from gje_world.video_model import PredictorConfig, VideoModel
 
@@ -102,7 +109,8 @@ def test_the_report_shows_futures_and_every_score(whole):
     assert films and all(film.stat().st_size < 1_000_000 for film in films)
     last = rows(whole)[-1]
     assert {"foresight/nll", "calibration/pit_1", "retrieval/mrr_5", "surprise/teleport", "probe/r2/x",
-            "probe/ahead_r2/y", "pictures/best_psnr", "embedding/std"} <= last.keys()  # fmt: skip
+            "probe/ahead_r2/y", "pictures/best_psnr", "embedding/std",
+            "embedding/between_clips"} <= last.keys()  # fmt: skip
 
 
 def test_a_tiny_world_is_learnt(clips, tmp_path):
@@ -122,21 +130,110 @@ def test_a_tiny_world_is_learnt(clips, tmp_path):
 
 
 def test_the_decoder_teaches_the_encoder_nothing():
-    torch.manual_seed(0)
-    model = VideoModel(ConvEncoder(3, 8, 16, 4), PredictorConfig(history=2, hidden=8, heads=2))
-    learner = VideoLearner(
-        model,
-        make_objective("gje_conditional", 8),
-        Decoder(8, 3, 16, 4),
-        LearningConfig(),
-        10,
-    )
-    frames = torch.randint(256, (4, 5, 3, 16, 16), dtype=torch.uint8)
+    learner, frames = learner_of(), batch().frames
+    model = learner.model
     learner.decoder_error(model.embed(frames).detach(), frames).backward()
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(parameter.grad is not None for parameter in learner.decoder.parameters())
     groups = [{id(p) for p in group["params"]} for group in learner.parameter_groups()]
     assert sum(map(len, groups)) == len(set().union(*groups)) == len(list(learner.parameters()))
+
+
+def learner_of(encoder=None, frozen=False, objective=None, **config) -> VideoLearner:
+    """A learner of ten updates, the last four of which the encoder rests in."""
+    torch.manual_seed(0)
+    encoder = encoder or ConvEncoder(3, 8, 16, 4)
+    model = VideoModel(encoder, PredictorConfig(history=2, hidden=8, heads=2), frozen=frozen)
+    made = make_objective("gje_conditional", 8, **(objective or {}))
+    return VideoLearner(model, made, Decoder(8, 3, 16, 4), LearningConfig(**config), 10)
+
+
+def batch() -> ClipBatch:
+    frames = torch.randint(256, (4, 5, 3, 16, 16), dtype=torch.uint8)
+    return ClipBatch(frames, torch.zeros(4, 4, 0), torch.zeros(4, 5, 0))
+
+
+@pytest.mark.parametrize("objective", [{}, {"target": "momentum"}])
+def test_batch_norms_of_an_encoder_that_is_frozen_or_rests_stay_as_they_are(objective):
+    def moved(learner):
+        before = {name: value.clone() for name, value in learner.model.encoder.named_buffers()}
+        learner.eval()
+        learner.train()
+        learner(batch())
+        after = dict(learner.model.encoder.named_buffers())
+        return not all(torch.equal(value, after[name]) for name, value in before.items())
+
+    learner = learner_of(make_encoder("resnet18", 3, 8, 16, width=2), objective=objective)
+    assert moved(learner)
+    learner.after_update(5)
+    assert not moved(learner)
+    if learner.target_encoder is not None:
+        assert not any(part.training for part in learner.target_encoder.modules())
+    resumed = learner_of(make_encoder("resnet18", 3, 8, 16, width=2), objective=objective)
+    resumed(batch())  # a moving average begins
+    resumed.load_state_dict(learner.state_dict())
+    assert not moved(resumed)
+    frozen = learner_of(make_encoder("resnet18", 3, 8, 16, width=2), frozen=True, objective=objective)
+    assert not frozen.model.encoder.training and not moved(frozen)
+
+
+@pytest.mark.parametrize("options", [{}, {"views": 0.0}, {"objective": {"target": "momentum"}}])
+def test_every_parameter_has_a_gradient_for_which_ranks_wait(monkeypatch, options):
+    monkeypatch.setattr(video_learner, "distributed", lambda: True)
+    learner = learner_of(**options)
+    for update in (0, 6):
+        learner.begin(update)
+        learner.zero_grad()
+        learner(batch())[0].backward()
+        missing = [n for n, p in learner.named_parameters() if p.requires_grad and p.grad is None]
+        assert not missing
+
+
+def test_where_nothing_changes_what_the_belief_rests_on_is_nowhere_however_it_is_estimated(clips):
+    torch.manual_seed(0)
+    model = VideoModel(ConvEncoder(3, 8, 16, 4), PredictorConfig(history=2, hidden=8, heads=2), 2, "mixture")
+    torch.nn.init.zeros_(model.encoder.project.weight)  # all looks the same to it
+    config = VideoEvaluationConfig(clips=4, horizon=1)
+    evaluation = VideoEvaluation(model, Decoder(8, 3, 16, 4), *Clips.open(clips).split(0.5), config)
+    with torch.no_grad():
+        heat = evaluation.heat(evaluation.embedded(evaluation.held_out))
+    assert heat.abs().max() == 0
+
+
+class MeanLevels(torch.nn.Module):
+    """Embeds the mean level of each channel by a linear map."""
+
+    dim = 2
+
+    def __init__(self):
+        super().__init__()
+        self.map = torch.nn.Linear(4, 2)
+
+    def forward(self, obs):
+        return self.map(obs.float().mean((-2, -1)) / 128 - 1)
+
+
+def test_what_moves_has_its_share_of_the_embedding_beside_what_is_constant_in_a_clip():
+    """Two levels of a clip are constant, and so predicted at no cost; two change by chance."""
+    shares = []
+    for within in (0.0, 0.2):
+        torch.manual_seed(0)
+        model = VideoModel(MeanLevels(), PredictorConfig("mlp", history=2, hidden=16, layers=1))
+        config = LearningConfig(within_clip=within, views=0.0)
+        learner = VideoLearner(
+            model, make_objective("gje_conditional", 2), Decoder(2, 4, 16, 1), config, 1000
+        )
+        optimizer = torch.optim.Adam(learner.parameters(), lr=1e-2)
+        for _ in range(120):
+            optimizer.zero_grad()
+            levels = [torch.randint(256, (32, moments, 2)).expand(32, 5, 2) for moments in (1, 5)]
+            frames = torch.cat(levels, -1).to(torch.uint8)[..., None, None].expand(32, 5, 4, 16, 16)
+            learner(ClipBatch(frames, torch.zeros(32, 4, 0), torch.zeros(32, 5, 0)))[0].backward()
+            optimizer.step()
+        with torch.no_grad():
+            shares.append(1 - between_clips(model.embed(frames)))
+    assert shares[0] < 0.05
+    assert 0.1 < shares[1] < 0.3
 
 
 def refused(capsys, *arguments: str) -> str:
@@ -154,6 +251,7 @@ def refused(capsys, *arguments: str) -> str:
         ("data=films", ["data.path must be given"]),
         ("data.world=jungle", ["data.world=jungle", "junction_2"]),
         ("belief=point", ["belief=point", "density"]),
+        ("learning.horizon=1", ["learning.open_loop=0.5", "learning.horizon=2", "got 1"]),
         ("encoder.frozen=true", ["encoder.path"]),
         ("encoder.name=vgg", ["vgg", "conv"]),
         ("predictor.heads=3", ["hidden", "heads=3"]),
@@ -167,6 +265,19 @@ def test_what_cannot_work_is_named_with_its_value(capsys, tmp_path, option, word
     line = refused(capsys, *TINY, f"run_dir={tmp_path / 'run'}", f"data.cache={tmp_path / 'cache'}", option)
     assert [word for word in words if word not in line] == [], line
     assert not (tmp_path / "run").exists()
+
+
+def test_a_belief_without_density_is_refused_though_it_can_be_learnt():
+    config = VideoConfig(objective=ObjectiveConfig("consistency", "none"), belief=BeliefConfig("point"))
+    with pytest.raises(ConfigError, match="belief=point has no density, by which futures are scored"):
+        check(config)
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused():
+    config = VideoConfig(learning=LearningConfig(batch_size=8))
+    check_share(config, 4)
+    with pytest.raises(ConfigError, match=r"learning.batch_size=8 must be a multiple of the 3 devices"):
+        check_share(config, 3)
 
 
 def test_clips_shorter_than_a_window_are_refused(capsys, tmp_path):

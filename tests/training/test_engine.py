@@ -153,6 +153,21 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path):
     )
 
 
+class Halting(Still):
+    """Its first layer stays as it is from update 10 on."""
+
+    def parameter_groups(self):
+        first, _, last = self.layers
+        return [{"params": list(first.parameters()), "until": 10}, {"params": list(last.parameters())}]
+
+
+def test_a_group_of_parameters_can_come_to_rest_for_good(tmp_path):
+    short, long = (run(tmp_path / str(n), Halting(), updates=n).learner.layers for n in (10, 12))
+    assert torch.equal(short[0].weight, long[0].weight)
+    assert not torch.equal(short[2].weight, long[2].weight)
+    assert not torch.equal(Halting().layers[0].weight, long[0].weight)
+
+
 def test_what_is_not_finite_stops_the_run_at_the_last_good_state(tmp_path):
     with pytest.raises(NonFiniteError, match=r"loss/.*not finite near step 25; .*step_000000020"):
         run(tmp_path, Noisy(poison=21))
