@@ -36,9 +36,9 @@ BELIEFS: dict[str, dict[str, Any]] = {
 
 COVERAGE_ERRORS = tuple(f"coverage_error_{100 * level:.0f}" for level in LEVELS)
 LAYERS = 3
-CHUNK = 500  # contexts measured at once
+CHUNK = 100  # contexts measured at once: the draws of a flow in many dimensions take gigabytes
 RECALL_CONTEXTS, RECALL_DRAWS = 256, 2048
-DRAWN_AT_ONCE = 32  # contexts
+DRAWN_AT_ONCE = 8  # contexts
 ENERGY_DRAWS = 256  # of the same contexts
 PORTRAIT_POINTS, PORTRAIT_CONTEXT = 1500, 0.3
 HELD_OUT_SEED = 2**31  # far from those of fits
@@ -132,7 +132,7 @@ def _by_samples(
     task: Task, predict: Predict, x: Tensor, y: Tensor, generator: Generator, device: torch.device | str
 ) -> dict[str, float | None]:
     """The scores that compare draws from the belief with draws from the truth."""
-    parts = x.to(device).split(DRAWN_AT_ONCE)  # a flow's draws in many dimensions take gigabytes
+    parts = x.to(device).split(DRAWN_AT_ONCE)
     drawn = torch.cat([predict(part).sample((RECALL_DRAWS,)).cpu() for part in parts], 1)  # [S, N, D]
     true = task.draw(x, RECALL_DRAWS, generator)
     score, best = (float(energy_score(draws[:ENERGY_DRAWS], y).mean()) for draws in (drawn, true))
