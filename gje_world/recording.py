@@ -18,6 +18,7 @@ from rich.progress import track
 from gje_world.data.clips import Clips, ClipsError
 from gje_world.data.hdf5 import export_hdf5
 from gje_world.options import ConfigError, option, require_at_least
+from gje_world.training.checkpoint import CheckpointStore
 from gje_world.training.run_directory import RunDirectoryError
 
 EPISODE_SEEDS = 1_000_000  # episodes that a seed has to itself
@@ -45,7 +46,7 @@ def record(config: RecordConfig) -> int:
     require_at_least(0, config, "seed")
     require_at_least(1, config, "episodes", "image_size", "action_repeat")
     require_at_least(2, config, "length")
-    env, begin = environment_and_policy(config)
+    env, begin, policy = environment_and_policy(config)
     size = env.observation_space.shape
     assert size is not None and env.action_space.shape is not None
     out = Path(config.out or f"recordings/{config.task.replace('/', '-')}")
@@ -57,7 +58,8 @@ def record(config: RecordConfig) -> int:
             env.action_space.shape[0],
             env.get_wrapper_attr("state_names"),
         )
-        source = f"{config.task} {config.policy} seed {config.seed}"
+        repeat, length = env.get_wrapper_attr("action_repeat"), config.length or "all"
+        source = f"{config.task} {policy} seed {config.seed} action_repeat {repeat} length {length}"
         if any(name != source for name in clips.sources):
             raise ClipsError(
                 f"out={out} holds clips of {clips.sources[0]}, not of {source}; choose another out"
@@ -94,8 +96,8 @@ def play(
     return np.stack(frames), np.stack(actions), np.stack(states) if states else None
 
 
-def environment_and_policy(config: RecordConfig) -> tuple[gymnasium.Env, Callable[[int], Policy]]:
-    """The environment, and what makes the policy of an episode from its seed.
+def environment_and_policy(config: RecordConfig) -> tuple[gymnasium.Env, Callable[[int], Policy], str]:
+    """The environment, what makes the policy of an episode from its seed, and what the policy is.
 
     The core imports neither environments nor agents; this one entry point, which makes them by their names,
     must, and does so here alone.
@@ -107,11 +109,13 @@ def environment_and_policy(config: RecordConfig) -> tuple[gymnasium.Env, Callabl
     import envs
 
     options: dict[str, Any] = {"image_size": config.image_size, "action_repeat": config.action_repeat}
-    agent = None
+    agent, name = None, config.policy
     try:
         if config.policy != "random":
             trained = agents.loading.load_config(config.policy)
-            agent = agents.load(config.policy)
+            found = CheckpointStore(Path(config.policy) / "checkpoints").load_latest()
+            agent = agents.load(config.policy, checkpoint=found and found[1])
+            name += f" {found[1].stem}" if found else ""
             options = {
                 "image_size": trained.env.image_size,
                 "action_repeat": config.action_repeat or trained.env.action_repeat,
@@ -133,4 +137,4 @@ def environment_and_policy(config: RecordConfig) -> tuple[gymnasium.Env, Callabl
         agent.reset()
         return lambda obs: agent.act(obs, explore=True).numpy()
 
-    return env, begin
+    return env, begin, name

@@ -146,6 +146,7 @@ def learn(
     length = config.frame_stack - 1 + config.predictor.history + c.horizon
     share = c.batch_size // ranks
     batches = clip_batches(seen, config.seed * ranks + fabric.global_rank, share, length, config.data.stride)
+    learner.model.autocast = fabric.autocast  # measured at the precision that it learns at
     evaluation = VideoEvaluation(
         learner.model, learner.decoder, seen, held_out, config.evaluation, config.data.stride
     )

@@ -26,6 +26,8 @@ from gje_world.training.random_state import forked
 from gje_world.video_model import VideoModel
 
 CHUNK = 32  # clips embedded at once
+PROBED = 4_096  # observations that the probe of the state is fitted on
+PROBED_AT_ONCE = 256  # of them read from the disk
 BINS = 20  # of the PIT histogram
 SHOWN = 5  # sampled futures that are drawn
 PICTURED = 32  # clips that are
@@ -90,7 +92,7 @@ class VideoEvaluation:
         self.seen, self.held_out = (
             clips.sample(generator, config.clips, length, stride) for clips in (seen, held_out)
         )
-        self.state_names = seen.state_names
+        self.learnt_from, self.stride = seen, stride
 
     @torch.no_grad()
     def measure(self, check: Callable[[], None] = lambda: None) -> tuple[dict[str, Any], Gallery]:
@@ -123,7 +125,7 @@ class VideoEvaluation:
         actions = self.held_out.actions[:, : window - 1].to(frames.device)
         row |= {f"surprise/{name}": value for name, value in surprise_auroc(model, frames, actions).items()}
         check()
-        row |= self.probes(seen, held_out, futures)
+        row |= self.probes(held_out, futures)
         check()
         gallery = self.pictures(held_out, beliefs, futures)
         return row | gallery_scores(gallery), gallery
@@ -142,19 +144,27 @@ class VideoEvaluation:
         method = "moments" if isinstance(first, Gaussian) else "particles"
         return self.model.propagate(past, windows.actions, method, self.config.particles)
 
-    def probes(self, seen: Windows, held_out: Windows, futures: Tensor) -> dict[str, Tensor]:
-        """R² of linear probes of the true state: from the embedding, and from the mean of the last belief."""
-        if not self.state_names:
+    def probes(self, held_out: Windows, futures: Tensor) -> dict[str, Tensor]:
+        """R² of a linear probe of the true state: on embeddings, and on the mean of the last belief.
+
+        It is fitted once, on embeddings of observations from all clips learnt from.
+        """
+        names = self.learnt_from.state_names
+        if not names:
             return {}
-        z, states = seen.z.flatten(0, 1), seen.states.flatten(0, 1)
-        now = linear_probe_r2(z, states, held_out.z.flatten(0, 1), held_out.states.flatten(0, 1))
-        learnt = self.model.imagine(seen.z[:, : self.past], seen.actions, len(futures[0]))
-        means = [drawn[-1].mean(0) for drawn in (learnt, futures)]
-        ahead = linear_probe_r2(means[0], seen.states[:, -1], means[1], held_out.states[:, -1])
+        generator = np.random.default_rng(SEED)
+        count, length = min(PROBED, len(self.learnt_from)), self.model.frame_stack
+        sizes = (min(PROBED_AT_ONCE, count - done) for done in range(0, count, PROBED_AT_ONCE))
+        parts = [
+            self.embedded(self.learnt_from.sample(generator, size, length, self.stride)) for size in sizes
+        ]
+        fitted = torch.cat([part.z[:, 0] for part in parts]), torch.cat([part.states[:, 0] for part in parts])
+        now = linear_probe_r2(*fitted, held_out.z.flatten(0, 1), held_out.states.flatten(0, 1))
+        ahead = linear_probe_r2(*fitted, futures[-1].mean(0), held_out.states[:, -1])
         return {
             f"{kind}/{name}": value
             for kind, values in (("probe/r2", now), ("probe/ahead_r2", ahead))
-            for name, value in zip(self.state_names, values, strict=True)
+            for name, value in zip(names, values, strict=True)
         }
 
     def pictures(self, windows: Windows, beliefs: list[Belief], futures: Tensor) -> Gallery:
@@ -163,14 +173,10 @@ class VideoEvaluation:
         frames = windows.batch.frames[rows, self.model.frame_stack - 1 :].cpu()
         drawn = futures[:, :SHOWN, rows].permute(1, 2, 0, 3)  # [S, N, H, D]
         mean = futures[:, :, rows].mean(1).transpose(0, 1)
-        return Gallery(
-            past=frames[:, : self.past],
-            truth=frames[:, self.past :],
-            mean=self.decoder.draw(mean).cpu(),
-            samples=self.decoder.draw(drawn).cpu(),
-            directions=self.decoder.draw(leading_directions(beliefs[-1], rows)).cpu(),
-            heat=self.heat(windows).cpu(),
-        )
+        directions = leading_directions(beliefs[-1], rows)
+        with self.model.precision():
+            pictures = [self.decoder.draw(z).cpu() for z in (mean, drawn, directions)]
+        return Gallery(frames[:, : self.past], frames[:, self.past :], *pictures, self.heat(windows).cpu())
 
     def heat(self, windows: Windows) -> Tensor:
         """What the next belief rests on in the newest frame of the first clips `[M, h, w]`, by occlusion."""
@@ -209,6 +215,7 @@ def told(found: Foresight) -> dict[str, Any]:
         f"foresight/{name}": getattr(found, name) for name in ("nll", "marginal_nll", "energy", "sharpness")
     }
     row["foresight/coverage_error"] = found.coverage_errors.amax(1)
+    row["foresight/covered_90"] = (found.mass <= 0.9).float().mean(1)  # by regions that are to hold 90 %
     row["foresight/horizon"] = found.horizon
     row["calibration/nominal"] = NOMINAL
     for step in sorted({1, min(FAR, len(found.nll))}):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +99,7 @@ class VideoModel(nn.Module):
         dim: int = encoder.dim  # type: ignore[assignment]
         self.dim, self.action_dim, self.history = dim, action_dim, config.history
         self.frame_stack, self.frozen = frame_stack, frozen
+        self.autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
         self.resting = False  # whether an encoder that has learnt stays as it is from now on
         self.encoder = encoder.requires_grad_(not frozen)
         self.register_buffer("offset", torch.zeros(dim))
@@ -122,6 +124,10 @@ class VideoModel(nn.Module):
             self.encoder.eval()
         return self
 
+    def precision(self) -> AbstractContextManager[Any]:
+        """What the networks run in: `autocast` where they are measured; in training the engine sees to it."""
+        return nullcontext() if self.training else self.autocast()
+
     # ---- embeddings ----
 
     def stacked(self, frames: Tensor) -> Tensor:
@@ -131,7 +137,7 @@ class VideoModel(nn.Module):
 
     def embed(self, frames: Tensor, encoder: nn.Module | None = None) -> Tensor:
         """`z [..., T-K+1, D]` of uint8 `frames [..., T, C, H, W]`, by its own encoder or the one given."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen), self.precision():
             z = (encoder or self.encoder)(self.stacked(frames))
         return (z - self.offset) / self.spread
 
@@ -169,10 +175,15 @@ class VideoModel(nn.Module):
         The head tells the change from the embedding before, so that before anything is learnt the world is
         expected to stay as it is.
         """
-        return self.head(self.features(z, action)).translate(z)
+        with self.precision():
+            return self.head(self.features(z, action)).translate(z)
 
     def believe(self, z: Tensor, action: Tensor) -> Belief:
         """Belief `[...]` over the next embedding, from `z [..., T, D]` and `action [..., T, A]` so far."""
+        with self.precision():
+            return self._believe(z, action)
+
+    def _believe(self, z: Tensor, action: Tensor) -> Belief:
         z, action = z[..., -self.history :, :], action[..., -self.history :, :]
         lead, last = z.shape[:-2], z[..., -1, :]
         rows = lead.numel()
@@ -261,8 +272,11 @@ class _Window:
         self.model, self.length = model, length
 
     def believe(self, z: Tensor, action: Tensor) -> Belief:
-        """Belief over the embedding after the window `z [B, length * D]`, under `action [B, length, A]`."""
-        return self.model.believe(z.unflatten(-1, (self.length, -1)), action)
+        """Belief over the embedding after the window `z [B, length * D]`, under `action [B, length, A]`.
+
+        In float32: derivatives of another precision cannot be batched.
+        """
+        return self.model._believe(z.unflatten(-1, (self.length, -1)), action)
 
     def linearise(self, z: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean, Jacobian and covariance of the window after this one."""

@@ -54,8 +54,17 @@ def check_data(data: DataConfig) -> None:
         raise ConfigError(f"data.path={data.path} must exist")
 
 
+def state_of(path: Path) -> str:
+    """Tells a state of a file, or of those in a folder, from others: by place, size and time of change."""
+    words = [str(path.resolve())]
+    for file in sorted(path.rglob("*")) or [path]:
+        if file.is_file():
+            words.append(f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}")
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:8]
+
+
 def open_clips(data: DataConfig) -> Clips:
-    """The clips that `data` describes, made where they are not there yet.
+    """The clips that `data` describes, made where they are not there yet, or where files have changed since.
 
     Raises:
         ClipsError: they cannot be made, in one line.
@@ -74,6 +83,5 @@ def open_clips(data: DataConfig) -> Clips:
                 f"data.image_size={data.image_size} must be the {clips.frame_shape[1]} of the clips in {path}"
             )
         return clips
-    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
-    cache = Path(data.cache) / f"{path.stem}-{place}-{data.image_size}"
+    cache = Path(data.cache) / f"{path.stem}-{state_of(path)}-{data.image_size}"
     return (decode_films if data.source == "films" else import_hdf5)(path, cache, data.image_size)

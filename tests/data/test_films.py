@@ -7,8 +7,10 @@ import av
 import numpy as np
 import pytest
 
-from gje_world.data import ClipsError, films
+from gje_world.data import Clips, ClipsError, films
 from gje_world.data.films import decode_films, read_film
+from gje_world.data.hdf5 import export_hdf5
+from gje_world.data.sources import DataConfig, open_clips
 
 
 def write_video(path: Path, frames: np.ndarray, codec="mpeg4") -> Path:
@@ -74,6 +76,28 @@ def test_a_corrupt_file_is_named_and_skipped_and_a_cache_is_not_decoded_again(tm
     )
     assert decode_films(folder, tmp_path / "cache", 16).sources == ["b.mp4", "c.mp4"]
     assert opened == ["c.mp4"]
+
+
+@pytest.mark.parametrize("source", ["films", "hdf5"])
+def test_what_has_changed_on_the_disk_is_not_taken_from_the_cache(tmp_path, source):
+    def write(count):
+        if source == "films":
+            (tmp_path / "films").mkdir(exist_ok=True)
+            write_video(tmp_path / "films" / "one.mp4", steps(count))
+            return tmp_path / "films"
+        made = Clips.create(tmp_path / f"{count}", (3, 16, 16))
+        made.append(np.zeros((count, 3, 16, 16), np.uint8))
+        export_hdf5(made, tmp_path / "episodes.h5")
+        return tmp_path / "episodes.h5"
+
+    def opened(path):
+        data = DataConfig(source=source, path=str(path), image_size=16, cache=str(tmp_path / "cache"))
+        return open_clips(data)
+
+    path = write(6)
+    assert opened(path).lengths.tolist() == [6]
+    assert opened(path).path == opened(path).path
+    assert opened(write(9)).lengths.tolist() == [9]
 
 
 def test_a_long_film_becomes_several_episodes_and_goes_on_where_it_was_killed(tmp_path, monkeypatch):

@@ -64,6 +64,18 @@ def test_bfloat16_autocast_gives_nearly_the_same_float32_embedding():
     assert (rounded - exact).norm() < 0.03 * exact.norm()
 
 
+def test_pixels_that_are_not_whole_are_centred_before_they_are_rounded():
+    torch.manual_seed(0)
+    encoder = ConvEncoder(3, dim=8, image_size=32, width=8)
+    obs = 200 + 0.8 * torch.rand(20, 3, 32, 32)  # bfloat16 knows no level between 200 and 201
+    encoder.centre_on(obs)
+    exact = encoder(obs)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = encoder(obs)
+    spread = (exact - exact.mean(0)).norm()
+    assert (rounded - exact).norm() < 0.1 * spread
+
+
 def test_the_memory_layout_of_the_pixels_makes_no_difference():
     encoder = ConvEncoder(3, dim=8, image_size=16, width=4)
     obs = pixels(5, 3, 16, 16)

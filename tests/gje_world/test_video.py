@@ -1,5 +1,6 @@
 """`gje-video`: goes on where it was killed, learns a tiny world, and refuses in one line what cannot work."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import torch
 from gje_world import video, video_learner
 from gje_world.beliefs.config import BeliefConfig
 from gje_world.data import Clips
-from gje_world.data.clips import ClipBatch
+from gje_world.data.clips import ClipBatch, ClipsError
 from gje_world.evaluation.collapse import between_clips
 from gje_world.networks import ConvEncoder, make_encoder
 from gje_world.networks.decoder import Decoder
@@ -317,5 +318,8 @@ def test_recordings_go_on_where_they_stopped_and_hold_actions_and_states(tmp_pat
     assert len(one.state_names) == one.window(0, 0, 11).states.shape[-1] > 0
     assert (
         json.loads((tmp_path / "whole/index.json").read_text())["sources"]
-        == ["dmc/cartpole-swingup random seed 1"] * 2
+        == ["dmc/cartpole-swingup random seed 1 action_repeat 100 length all"] * 2
     )
+    for option, value in (("length", 5), ("action_repeat", 50)):
+        with pytest.raises(ClipsError, match=rf"holds clips of .*, not of .* {option} {value}"):
+            record(dataclasses.replace(config, episodes=3, **{option: value}))

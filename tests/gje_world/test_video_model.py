@@ -1,5 +1,7 @@
 """The video model: what it may look at, and its beliefs several steps ahead against an exact law."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -142,6 +144,25 @@ def test_a_frozen_encoder_stays_as_it_is_and_its_embeddings_are_brought_to_unit_
     assert not z.requires_grad
     torch.testing.assert_close(z.flatten(0, 1).mean(0), torch.zeros(D), atol=1e-4, rtol=0)
     torch.testing.assert_close(z.square().mean(), torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("method", ["particles", "moments"])
+def test_it_is_measured_at_the_precision_it_learns_at(method):
+    world, frames = model(), torch.randint(256, (2, 6, 3, 16, 16), dtype=torch.uint8)
+    half = partial(torch.autocast, "cpu", torch.bfloat16)
+    world.eval()
+    with torch.no_grad(), half():
+        learnt_at = world.embed(frames)
+        told = world.believe_each(learnt_at, torch.zeros(2, 5, A)).mean
+    world.autocast = half
+    with torch.no_grad():
+        z = world.embed(frames)
+        assert torch.equal(z, learnt_at)
+        assert torch.equal(world.believe_each(z, torch.zeros(2, 5, A)).mean, told)
+        belief = world.propagate(z, torch.zeros(2, 7, A), method, particles=4)[-1]
+        assert belief.mean.dtype == belief.covariance_matrix.dtype == torch.float32
+        world.train()
+        assert not torch.equal(world.embed(frames), learnt_at)
 
 
 def test_what_cannot_be_is_named():
