@@ -172,11 +172,12 @@ class VideoEvaluation:
         rows = slice(0, min(PICTURED, len(windows.z)))
         frames = windows.batch.frames[rows, self.model.frame_stack - 1 :].cpu()
         drawn = futures[:, :SHOWN, rows].permute(1, 2, 0, 3)  # [S, N, H, D]
-        mean = futures[:, :, rows].mean(1).transpose(0, 1)
-        directions = leading_directions(beliefs[-1], rows)
+        expected = futures[:, :, rows].mean(1).transpose(0, 1)
+        leading = leading_directions(beliefs[-1], rows)
         with self.model.precision():
-            pictures = [self.decoder.draw(z).cpu() for z in (mean, drawn, directions)]
-        return Gallery(frames[:, : self.past], frames[:, self.past :], *pictures, self.heat(windows).cpu())
+            mean, samples, directions = (self.decoder.draw(z).cpu() for z in (expected, drawn, leading))
+        past, truth = frames[:, : self.past], frames[:, self.past :]
+        return Gallery(past, truth, mean, samples, directions, self.heat(windows).cpu())
 
     def heat(self, windows: Windows) -> Tensor:
         """What the next belief rests on in the newest frame of the first clips `[M, h, w]`, by occlusion."""
