@@ -20,9 +20,9 @@ from rich.progress import Progress
 
 from gje_world.data.worlds import make_world
 from gje_world.evaluation.futures import ask, score
-from gje_world.evaluation.futures_training import Recipe, VideoPredictor, learn
 from gje_world.plots.style import styled
 from gje_world.training.devices import keep_freed_memory, set_threads
+from gje_world.video.recipe import Recipe, VideoPredictor, learn
 
 QUICK = Recipe(belief="low_rank_mixture", episodes=3_000, hidden=128, updates=1_500)
 DYNAMICS = replace(QUICK, encoder="dynamics", encoder_resolution=0.1)

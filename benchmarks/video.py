@@ -16,12 +16,12 @@ from measure import parser, write_csv
 
 from gje_world.beliefs.config import BeliefConfig
 from gje_world.data.sources import DataConfig
-from gje_world.recording import RecordConfig, record
 from gje_world.training.engine import EngineConfig
 from gje_world.training.metrics import read_metrics
-from gje_world.video import train
-from gje_world.video_config import EncoderConfig, VideoConfig
-from gje_world.video_learner import LearningConfig
+from gje_world.video.config import EncoderConfig, VideoConfig
+from gje_world.video.learner import LearningConfig
+from gje_world.video.recording import RecordConfig, record
+from gje_world.video.train import train
 from gje_world.video_model import PredictorConfig
 
 # task: episodes, frames of each; reacher's target lies elsewhere in each, and it is seen only so

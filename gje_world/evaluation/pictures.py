@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+
+class Gallery(NamedTuple):
+    """Pictures uint8 of a few held-out clips."""
+
+    past: Tensor  # [N, T, C, h, w]
+    truth: Tensor  # [N, H, C, h, w]
+    mean: Tensor  # [N, H, C, h, w]: decoded from the mean of the beliefs
+    samples: Tensor  # [S, N, H, C, h, w]: decoded from sampled futures
+    directions: Tensor  # [N, E, 3, C, h, w]: mean minus, plus nothing, plus two std along leading directions
+    heat: Tensor  # [M, h, w]: by how much the next belief's entropy grows where the last frame is hidden
+
+
+def gallery_scores(gallery: Gallery) -> dict[str, Tensor]:
+    """PSNR and SSIM of the pictures at each step ahead, by name."""
+    truth, mean, samples = (part.movedim(-4, 0) for part in (gallery.truth, gallery.mean, gallery.samples))
+    return {f"pictures/{name}": score for name, score in picture_scores(mean, samples, truth).items()}
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from matplotlib.figure import Figure
 
+from gje_world.evaluation.pictures import Gallery
 from gje_world.plots import foresight
 from gje_world.plots.gallery import directions_grid, futures_film, futures_grid, heat_grid
 from gje_world.plots.page import Page, Section, Tile, write_page
@@ -17,7 +18,6 @@ from gje_world.plots.report import figure_section
 from gje_world.training.atomic import replacing
 from gje_world.training.metrics import read_metrics
 from gje_world.training.run_directory import read_config
-from gje_world.video_evaluation import Gallery
 
 Rows = Sequence[Mapping[str, Any]]
 

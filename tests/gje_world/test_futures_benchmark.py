@@ -7,8 +7,8 @@ import pytest
 
 from gje_world.data.simulated import Simulated
 from gje_world.evaluation.futures import HORIZON, ask, score_oracle
-from gje_world.futures_benchmark import BenchmarkConfig, benchmark
 from gje_world.options import ConfigError
+from gje_world.video.benchmark import BenchmarkConfig, benchmark
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def quick(monkeypatch):
         "evaluation.futures.DRAWS": 20,
         "evaluation.futures.MODE_DRAWS": 20,
         "evaluation.reading.UPDATES": 5,
-        "evaluation.futures_training.PART": 40,
+        "video.recipe.PART": 40,
     }.items():
         monkeypatch.setattr(f"gje_world.{name}", value)
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from gje_world import video, video_learner
 from gje_world.beliefs.config import BeliefConfig
 from gje_world.data import Clips
 from gje_world.data.clips import ClipBatch, ClipsError
@@ -23,12 +22,13 @@ from gje_world.networks.decoder import Decoder
 from gje_world.objectives import make_objective
 from gje_world.objectives.config import ObjectiveConfig
 from gje_world.options import ConfigError
-from gje_world.recording import RecordConfig, record
 from gje_world.training.checkpoint import CheckpointStore
 from gje_world.training.metrics import read_metrics
-from gje_world.video_config import VideoConfig, check, check_share
-from gje_world.video_evaluation import VideoEvaluation, VideoEvaluationConfig
-from gje_world.video_learner import LearningConfig, VideoLearner
+from gje_world.video.command import main
+from gje_world.video.config import VideoConfig, check, check_share
+from gje_world.video.evaluation import VideoEvaluation, VideoEvaluationConfig
+from gje_world.video.learner import LearningConfig, VideoLearner
+from gje_world.video.recording import RecordConfig, record
 from gje_world.video_model import PredictorConfig, VideoModel
 
 TINY = [
@@ -63,7 +63,7 @@ def options(path: Path, clips: Path) -> list[str]:
 def run(*arguments: str) -> int:
     sys.argv = ["gje-video", *arguments]
     with pytest.raises(SystemExit) as ended:
-        video.main()
+        main()
     return ended.value.code
 
 
@@ -180,7 +180,7 @@ def test_batch_norms_of_an_encoder_that_is_frozen_or_rests_stay_as_they_are(obje
 
 @pytest.mark.parametrize("options", [{}, {"views": 0.0}, {"objective": {"target": "momentum"}}])
 def test_every_parameter_has_a_gradient_for_which_ranks_wait(monkeypatch, options):
-    monkeypatch.setattr(video_learner, "distributed", lambda: True)
+    monkeypatch.setattr("gje_world.video.learner.distributed", lambda: True)
     learner = learner_of(**options)
     for update in (0, 6):
         learner.begin(update)

@@ -1,4 +1,4 @@
-"""`gje-video`: predict many futures of a film, and know how sure they are."""
+"""Training a video model: from options and clips to a run that is measured, goes on and reports."""
 
 from __future__ import annotations
 
@@ -9,55 +9,27 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from gje_world.command import run_command
-from gje_world.data.clips import Clips, ClipsError, clip_batches
+from gje_world.data.clips import Clips, clip_batches
 from gje_world.data.sources import open_clips
-from gje_world.futures_benchmark import BENCHMARK_ABOUT, BenchmarkConfig, benchmark
 from gje_world.networks import make_encoder
 from gje_world.networks.decoder import Decoder
-from gje_world.networks.exported import PretrainedError
 from gje_world.objectives import make_objective
 from gje_world.objectives.config import keywords
 from gje_world.options import ConfigError, given, plain_value
 from gje_world.plots.video_report import save_gallery, write_video_report
 from gje_world.pretrained import load_encoder
-from gje_world.recording import RecordConfig, record
 from gje_world.training.devices import keep_freed_memory, set_threads
 from gje_world.training.engine import CHANGEABLE, Engine
-from gje_world.training.means import NonFiniteError
 from gje_world.training.ranks import make_fabric, open_run, silence
 from gje_world.training.run_directory import RunDirectory
 from gje_world.training.schedules import phases
 from gje_world.training.signals import Stop, stop_on_signals
-from gje_world.video_config import VideoConfig, check, check_lengths, check_share, run_path
-from gje_world.video_evaluation import VideoEvaluation
-from gje_world.video_learner import VideoLearner
+from gje_world.video.config import VideoConfig, check, check_lengths, check_share, run_path
+from gje_world.video.evaluation import VideoEvaluation
+from gje_world.video.learner import VideoLearner
 from gje_world.video_model import VideoModel
 
 CENTRING_CLIPS = 256  # windows that set the encoder's and the decoder's mean frame
-ERRORS = (ClipsError, PretrainedError, NonFiniteError)
-
-ABOUT = """
-gje-video: train a model that tells several futures of a film, measure how sure it may be, and show them.
-
-The report in the run directory holds sampled futures beside the true one, scores at each step ahead,
-calibration, surprise and probes. The same command on the same run directory goes on where it stopped.
-
-  gje-video                                                a generated world, whose law of the future is known
-  gje-video data=films data.path=DIR                       a folder of video files, or of folders of images
-  gje-video record task=dmc/cartpole-swingup out=DIR       episodes of an environment, with their actions
-  gje-video data=clips data.path=DIR                       what was recorded
-  gje-video data=hdf5 data.path=FILE                       episodes as offline world-model datasets keep them
-  gje-video encoder.path=DIR encoder.frozen=true frame_stack=1     on embeddings learnt elsewhere
-""".strip()
-
-RECORD_ABOUT = """
-gje-video record: episodes of any environment, with actions and true states, as clips or as one HDF5 file.
-
-  gje-video record task=dmc/reacher-easy episodes=200
-  gje-video record task=dmc/cartpole-swingup policy=runs/dmc-cartpole-swingup/gje_conditional-seed1
-  gje-video record task=dmc/cartpole-swingup out=recordings/cartpole.h5
-""".strip()
 
 
 def train(config: VideoConfig) -> int:
@@ -177,22 +149,3 @@ def learn(
     )
     if engine.train(stop):
         print(f"report: {run.report}")
-
-
-COMMANDS: dict[str, tuple[str, type, Any, str]] = {
-    "train": ("video", VideoConfig, train, ABOUT),
-    "benchmark": ("benchmark", BenchmarkConfig, benchmark, BENCHMARK_ABOUT),
-    "record": ("record", RecordConfig, record, RECORD_ABOUT),
-}
-
-
-def main() -> None:
-    """Entry point of `gje-video`: `train` where no subcommand is named."""
-    arguments = sys.argv[1:]
-    name = arguments.pop(0) if arguments and arguments[0] in COMMANDS else "train"
-    command, schema, work, about = COMMANDS[name]
-    sys.exit(run_command(command, schema, work, about, arguments=arguments, errors=ERRORS))
-
-
-if __name__ == "__main__":
-    main()

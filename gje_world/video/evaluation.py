@@ -16,7 +16,7 @@ from gje_world.evaluation import NOMINAL, collapse_gauges, linear_probe_r2, obse
 from gje_world.evaluation.collapse import between_clips
 from gje_world.evaluation.foresight import Foresight, foresight, likelihood, marginal_gaussian
 from gje_world.evaluation.heatmap import occlusion_heatmap
-from gje_world.evaluation.pictures import picture_scores
+from gje_world.evaluation.pictures import Gallery, gallery_scores
 from gje_world.evaluation.retrieval import mean_reciprocal_rank, retrieval_ranks
 from gje_world.evaluation.surprise import surprise_auroc
 from gje_world.networks.decoder import Decoder
@@ -53,17 +53,6 @@ class Windows(NamedTuple):
     z: Tensor  # [N, T+H, D]
     actions: Tensor  # [N, T+H-1, A], between the embeddings
     states: Tensor  # [N, T+H, S], of each embedding's newest frame
-
-
-class Gallery(NamedTuple):
-    """Pictures uint8 of a few held-out clips."""
-
-    past: Tensor  # [N, T, C, h, w]
-    truth: Tensor  # [N, H, C, h, w]
-    mean: Tensor  # [N, H, C, h, w]: decoded from the mean of the beliefs
-    samples: Tensor  # [S, N, H, C, h, w]: decoded from sampled futures
-    directions: Tensor  # [N, E, 3, C, h, w]: mean minus, plus nothing, plus two std along leading directions
-    heat: Tensor  # [M, h, w]: by how much the next belief's entropy grows where the last frame is hidden
 
 
 class VideoEvaluation:
@@ -223,9 +212,3 @@ def told(found: Foresight) -> dict[str, Any]:
         row[f"calibration/observed_{step}"] = observed_coverage(found.mass[step - 1])
         row[f"calibration/pit_{step}"] = found.ranks[step - 1].cpu().histc(BINS, 0, 1)
     return row
-
-
-def gallery_scores(gallery: Gallery) -> dict[str, Tensor]:
-    """PSNR and SSIM of the pictures at each step ahead, by name."""
-    truth, mean, samples = (part.movedim(-4, 0) for part in (gallery.truth, gallery.mean, gallery.samples))
-    return {f"pictures/{name}": score for name, score in picture_scores(mean, samples, truth).items()}

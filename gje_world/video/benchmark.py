@@ -25,16 +25,6 @@ from gje_world.evaluation.futures import (
     score_oracle,
 )
 from gje_world.evaluation.futures_baselines import NearestNeighbours
-from gje_world.evaluation.futures_training import (
-    PART,
-    Recipe,
-    VideoPredictor,
-    around,
-    embed_episodes,
-    episodes,
-    learn_beliefs,
-    learn_encoder,
-)
 from gje_world.evaluation.scores import LEVELS
 from gje_world.networks import ConvEncoder
 from gje_world.options import ConfigError, option, plain_value, require_at_least, require_some
@@ -45,6 +35,16 @@ from gje_world.training.origin import origin
 from gje_world.training.run_directory import RunDirectory
 from gje_world.training.suite import fill_table
 from gje_world.training.tables import Row, write_markdown
+from gje_world.video.recipe import (
+    PART,
+    Recipe,
+    VideoPredictor,
+    around,
+    embed_episodes,
+    episodes,
+    learn_beliefs,
+    learn_encoder,
+)
 
 SIMULATED = {"cartpole": "dmc/cartpole-swingup", "reacher": "dmc/reacher-easy"}
 NAMES = (*WORLDS, *SIMULATED)

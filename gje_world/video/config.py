@@ -12,8 +12,8 @@ from gje_world.networks import ENCODERS
 from gje_world.objectives.config import ObjectiveConfig, check_objective
 from gje_world.options import ConfigError, group, option, require_at_least, value_of
 from gje_world.training.engine import EngineConfig
-from gje_world.video_evaluation import VideoEvaluationConfig
-from gje_world.video_learner import LearningConfig
+from gje_world.video.evaluation import VideoEvaluationConfig
+from gje_world.video.learner import LearningConfig
 from gje_world.video_model import PREDICTORS, PredictorConfig
 
 

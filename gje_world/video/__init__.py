@@ -1,0 +1,1 @@
+"""Video models, from their options to their report, and the benchmark that asks for several futures."""

@@ -1,0 +1,3 @@
+from gje_world.video.command import main
+
+main()
