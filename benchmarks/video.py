@@ -38,7 +38,7 @@ def configured(task: str, seed: int, updates: int, threads: int | None, folder: 
         encoder=EncoderConfig(dim=32),
         predictor=PredictorConfig("mlp", history=3, hidden=256, layers=2),
         belief=BeliefConfig("mixture", components=5, rank=4),
-        learning=LearningConfig(views=0.0),
+        learning=LearningConfig(views=0.0, within_clip=0.2),
         engine=EngineConfig(updates=updates, evaluate_every=updates, threads=threads),
     )
 

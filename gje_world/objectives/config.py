@@ -22,7 +22,7 @@ class ObjectiveConfig:
     momentum: float | None = option(None, "decay of the moving average of target=momentum; null: 0.99")
     resolution: float | None = option(
         None,
-        f"finest error that counts, in embedding units; null: {RESOLUTION}, where a likelihood is learnt",
+        f"finest error that counts, in embedding units; null: {RESOLUTION} for likelihoods",
     )
     beta: float | None = option(None, "of gje_conditional: power of the variance that weighs its likelihood")
     fit: str | None = option(None, "of gje_conditional: likelihood, or moments")

@@ -31,7 +31,7 @@ class LearningConfig:
     horizon: int = option(2, "embeddings of a clip after the predictor's history")
     views: float = option(1.0, "weight of telling an embedding from a noisy view of its observation")
     noise: float = option(20.0, "standard deviation of a view's pixels, in grey levels")
-    within_clip: float = option(0.2, "share of embeddings' variance that is to lie within clips; 0: any")
+    within_clip: float = option(0.0, "share of embeddings' variance that is to lie within clips; 0: any")
     open_loop: float = option(0.0, "weight of the beliefs along sampled futures, over those after true pasts")
     particles: int = option(4, "sampled futures of each clip")
     settle: float = option(0.4, "share of the updates, at the end, in which the encoder rests")
@@ -52,9 +52,9 @@ class VideoLearner(Learner):
 
     What stays the same all through a clip, such as where a target lies, is predicted at no cost, and the
     marginal term is content with embeddings that are spread out from one clip to another: they may hold that
-    alone, and nothing of what moves. So the marginal term is taken also of how embeddings deviate from the
-    mean of their clip, which are to have the share `within_clip` of the variance in every direction. Clips
-    here are as short as an update sees them: the predictor's history and the horizon.
+    alone, and nothing of what moves. For such clips the marginal term can be taken also of how embeddings
+    deviate from the mean of their clip, which are to have the share `within_clip` of the variance in every
+    direction. Clips here are as short as an update sees them: the predictor's history and the horizon.
 
     Arguments:
         model: what learns to predict.

@@ -103,7 +103,13 @@ def no_probe_report(monkeypatch):
 
 def test_it_learns_what_a_random_encoder_does_not_know(pictures, tmp_path, no_probe_report):
     learning = ["engine.updates=60", "engine.evaluate_every=60", "batch_size=64", "optimizer.lr=3e-3"]
-    sizes = ["probe_images=200", "method.projector_hidden=64", "method.dim=16", "encoder.dim=32"]
+    sizes = [
+        "probe_images=200",
+        "method.projector_hidden=64",
+        "method.dim=16",
+        "encoder.dim=32",
+        "encoder.width=16",
+    ]
     views = ["augment=simclr", "augment.crop=[0.5,1.0]"]
     assert run(*arguments(pictures, tmp_path, *learning, *sizes, *views)) == 0
     rows = read_metrics(tmp_path / "metrics.jsonl")
