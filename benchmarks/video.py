@@ -3,7 +3,7 @@
 Episodes are recorded first, into `--recordings`, where they are kept; then a model of each task and seed is
 trained by `gje-video` and measured on held-out episodes. A row of the table is one model: a perceptron on
 three embeddings of 32 numbers, whose belief is a mixture of five low-rank Gaussians, learnt without noisy
-views.
+views, a fifth of the embeddings' variance to lie within clips.
 
     python benchmarks/video.py --csv results/video.csv
 """

@@ -54,7 +54,8 @@ class VideoLearner(Learner):
     marginal term is content with embeddings that are spread out from one clip to another: they may hold that
     alone, and nothing of what moves. For such clips the marginal term can be taken also of how embeddings
     deviate from the mean of their clip, which are to have the share `within_clip` of the variance in every
-    direction. Clips here are as short as an update sees them: the predictor's history and the horizon.
+    direction. Clips here are as short as an update sees them: the predictor's history and the horizon. Where
+    little is constant it is better left out: it makes room for what is quick at the cost of what is slow.
 
     Arguments:
         model: what learns to predict.
