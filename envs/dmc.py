@@ -49,10 +49,13 @@ class SuiteEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self.action_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
         # The suite knows an observation's shape only once an episode has begun.
         observation = self._suite_env.reset().observation
-        self._turning = self._far_turning(_flatten(observation))
-        names = zip(_names(observation), self._turning, strict=True)
-        parts = [(f"{name}.cos", f"{name}.sin") if turns else (name,) for name, turns in names]
-        self.state_names = tuple(name for part in parts for name in part)
+        turning = self._far_turning(_flatten(observation))
+        self._copies = 1 + turning  # of each number: a cosine and a sine of what turns far
+        self._cosines = np.flatnonzero(turning) + np.arange(turning.sum())  # their places; sines come next
+        names = np.repeat(np.array(_names(observation), object), self._copies)
+        names[self._cosines] += ".cos"
+        names[self._cosines + 1] += ".sin"
+        self.state_names = tuple(names)
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (len(self.state_names),), np.float32)
 
     def reset(
@@ -87,11 +90,10 @@ class SuiteEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def _told(self, observation: Mapping[str, Any]) -> np.ndarray:
         """The observation with cosines and sines in place of angles that turn far: float32 [S]."""
-        values = _flatten(observation)
-        parts = [
-            (np.cos(v), np.sin(v)) if turns else (v,) for v, turns in zip(values, self._turning, strict=True)
-        ]
-        return np.array([value for part in parts for value in part], np.float32)
+        told = np.repeat(_flatten(observation), self._copies)
+        told[self._cosines] = np.cos(told[self._cosines])
+        told[self._cosines + 1] = np.sin(told[self._cosines + 1])
+        return told
 
     def _far_turning(self, before: np.ndarray) -> np.ndarray:
         """Which numbers of an observation are angles of hinges free to turn by more than a half: bool [S].
