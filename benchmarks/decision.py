@@ -14,17 +14,15 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from measure import medians, parser, write_csv
+from measure import fast_against_plain
 from torch import Tensor
+from update import default_agent
 
-from agents.agent import Agent, discount_for
-from agents.building import make_agent
+from agents.agent import Agent
 from agents.config import TrainConfig
 from agents.heads import Critics
 from gje_world.training.devices import Precision, keep_freed_memory, set_threads
 
-ACTION_DIM = 1  # cartpole's
-EPISODE_STEPS = 125
 WARM_UP = 3  # decisions
 
 
@@ -63,19 +61,14 @@ def fast_decision(decisions: int, threads: int | None) -> float:
     """Seconds of a decision as `gje-train` makes it on this CPU."""
     keep_freed_memory()
     set_threads(threads)
-    return _seconds(_agent(Precision.auto), decisions)
+    return _seconds(default_agent(Precision.auto), decisions)
 
 
 def plain_decision(decisions: int, threads: int | None) -> float:
     """Seconds of the same decision written plainly."""
     set_threads(threads)
     with patch("agents.building.Agent", PlainAgent):
-        return _seconds(_agent(Precision.float32), decisions)
-
-
-def _agent(precision: Precision) -> Agent:
-    torch.manual_seed(0)
-    return make_agent(TrainConfig(device="cpu", precision=precision), ACTION_DIM, discount_for(EPISODE_STEPS))
+        return _seconds(default_agent(Precision.float32), decisions)
 
 
 def _seconds(agent: Agent, decisions: int) -> float:
@@ -89,23 +82,5 @@ def _seconds(agent: Agent, decisions: int) -> float:
     return (time.perf_counter() - start) / decisions
 
 
-def main() -> None:
-    """Measure, print a table, and write it to the CSV file if one is named."""
-    options = parser(__doc__)
-    options.add_argument("--decisions", type=int, default=100, help="timed decisions a round")
-    options.add_argument("--rounds", type=int, default=5)
-    options.add_argument("--threads", type=int, help="CPU threads; torch's choice if left out")
-    arguments = options.parse_args()
-
-    kinds = {"fast": fast_decision, "plain": plain_decision}
-    found = medians(kinds, arguments.decisions, arguments.threads, rounds=arguments.rounds)
-    ratio, threads = found["plain"] / found["fast"], set_threads(arguments.threads)
-    print(f"{'plain':>8}{'fast':>8}{'ratio':>8}   seconds a decision, {threads} threads")
-    print(f"{found['plain']:>8.3f}{found['fast']:>8.3f}{ratio:>7.1f}×")
-    if arguments.csv is not None:
-        row: dict[str, object] = {f"{kind}_seconds": f"{found[kind]:.4f}" for kind in ("plain", "fast")}
-        write_csv(arguments.csv, [row | {"ratio": f"{ratio:.2f}", "threads": threads}])
-
-
 if __name__ == "__main__":
-    main()
+    fast_against_plain(__doc__, fast_decision, plain_decision, timed="decision", count=100)

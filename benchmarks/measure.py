@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from gje_world.training.atomic import replacing
+from gje_world.training.devices import set_threads
 from gje_world.training.origin import origin
 
 Result = TypeVar("Result")
@@ -41,6 +42,39 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
         "--csv", type=Path, help="also write the results here, with command, commit and machine"
     )
     return found
+
+
+def fast_against_plain(
+    doc: str | None,
+    fast: Callable[..., float],
+    plain: Callable[..., float],
+    *,
+    timed: str,
+    count: int,
+    **columns: object,
+) -> None:
+    """Command line of a benchmark of two kinds of one thing: measures, prints, writes a row if asked to.
+
+    Arguments:
+        doc: of the benchmark.
+        fast, plain: take how often, and threads; return the seconds of one.
+        timed: what it is called.
+        count: how often it is timed in a round, unless told otherwise.
+        columns: more of the row.
+    """
+    options = parser(doc)
+    options.add_argument(f"--{timed}s", dest="count", type=int, default=count, help=f"timed {timed}s a round")
+    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--threads", type=int, help="CPU threads; torch's choice if left out")
+    arguments = options.parse_args()
+    kinds = {"fast": fast, "plain": plain}
+    found = medians(kinds, arguments.count, arguments.threads, rounds=arguments.rounds)
+    ratio, threads = found["plain"] / found["fast"], set_threads(arguments.threads)
+    print(f"{'plain':>8}{'fast':>8}{'ratio':>8}   seconds per {timed}, {threads} threads")
+    print(f"{found['plain']:>8.3f}{found['fast']:>8.3f}{ratio:>7.1f}×")
+    if arguments.csv is not None:
+        row: dict[str, object] = {f"{kind}_seconds": f"{found[kind]:.4f}" for kind in ("plain", "fast")}
+        write_csv(arguments.csv, [row | {"ratio": f"{ratio:.2f}"} | columns | {"threads": threads}])
 
 
 def write_csv(path: Path, rows: list[dict[str, object]]) -> None:

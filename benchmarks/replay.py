@@ -3,7 +3,7 @@
     python benchmarks/replay.py [--csv results/replay.csv]
 
 The replay of a full run of the default preset, its files in the page cache, as they are while it trains.
-Both kinds sample the same sequences of it, in turn, and the median of the rounds counts.
+Both kinds sample evenly from it, in turn, and the median of the rounds counts.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import time
 from unittest.mock import patch
 
 import torch
-from measure import medians, parser, write_csv
+from measure import fast_against_plain
 from torch import Tensor
 
 from agents.agent import Agent, discount_for
@@ -59,7 +59,7 @@ def fast_update(updates: int, threads: int | None) -> float:
     """Seconds of an update as `gje-train` does it on this CPU."""
     keep_freed_memory()
     set_threads(threads)
-    return _seconds(_agent(Precision.auto), updates)
+    return _seconds(default_agent(Precision.auto), updates)
 
 
 def plain_update(updates: int, threads: int | None) -> float:
@@ -69,10 +69,11 @@ def plain_update(updates: int, threads: int | None) -> float:
         patch("gje_world.world_model.ConvEncoder", PlainEncoder),
         patch("agents.agent.random_shift", shift_by_indexing),
     ):
-        return _seconds(_agent(Precision.float32), updates)
+        return _seconds(default_agent(Precision.float32), updates)
 
 
-def _agent(precision: Precision) -> Agent:
+def default_agent(precision: Precision) -> Agent:
+    """A new agent of the default preset."""
     torch.manual_seed(0)
     return make_agent(TrainConfig(device="cpu", precision=precision), ACTION_DIM, discount_for(EPISODE_STEPS))
 
@@ -96,30 +97,7 @@ def _seconds(agent: Agent, updates: int) -> float:
     return (time.perf_counter() - start) / updates
 
 
-def main() -> None:
-    """Measure, print a table, and write it to the CSV file if one is named."""
-    options = parser(__doc__)
-    options.add_argument("--updates", type=int, default=20, help="timed updates a round")
-    options.add_argument("--rounds", type=int, default=5)
-    options.add_argument("--threads", type=int, help="CPU threads; torch's choice if left out")
-    arguments = options.parse_args()
-
-    kinds = {"fast": fast_update, "plain": plain_update}
-    found = medians(kinds, arguments.updates, arguments.threads, rounds=arguments.rounds)
-    ratio = found["plain"] / found["fast"]
-    threads = set_threads(arguments.threads)
-    print(f"{'plain':>8}{'fast':>8}{'ratio':>8}   seconds an update, {threads} threads")
-    print(f"{found['plain']:>8.3f}{found['fast']:>8.3f}{ratio:>7.1f}×")
-    if arguments.csv is not None:
-        row: dict[str, object] = {
-            "plain_seconds": f"{found['plain']:.4f}",
-            "fast_seconds": f"{found['fast']:.4f}",
-            "ratio": f"{ratio:.2f}",
-            "batch_size": TrainConfig().batch_size,
-            "threads": threads,
-        }
-        write_csv(arguments.csv, [row])
-
-
 if __name__ == "__main__":
-    main()
+    fast_against_plain(
+        __doc__, fast_update, plain_update, timed="update", count=20, batch_size=TrainConfig().batch_size
+    )
