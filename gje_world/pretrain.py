@@ -193,12 +193,9 @@ def pretrain(config: PretrainConfig) -> int:
         )
         if training.resumed_from is None:
             training.evaluation_owed = True  # of the untrained encoder, to compare with
-        begin = "a new run" if training.resumed_from is None else f"going on from {training.resumed_from}"
-        print(
+        training.announce(
             f"{len(data.train):,} images to learn from, {len(data.test):,} held out; "
-            f"{sum(p.numel() for p in learner.method.encoder.parameters()):,} parameters of the encoder\n"
-            f"run_dir={path}: {begin}",
-            file=sys.stderr,
+            f"{sum(p.numel() for p in learner.method.encoder.parameters()):,} parameters of the encoder"
         )
         finished = training.train(stop)
         if finished and fabric.is_global_zero:

@@ -86,13 +86,13 @@ def linearised(world: Dynamics, z: Tensor, action: Tensor) -> tuple[Tensor, Tens
         ValueError: the world's belief has no covariance in closed form.
     """
     belief = world.believe(z, action)
-    noise = _covariance(belief)
+    noise = _exact_covariance(belief)
     # rows do not depend on each other, so the Jacobian of their sum holds that of each
     jacobian = torch.func.jacrev(lambda z: world.believe(z, action).mean.sum(0))(z)
     return belief.mean, jacobian.movedim(0, 1), noise
 
 
-def _covariance(belief: Belief) -> Tensor:
+def _exact_covariance(belief: Belief) -> Tensor:
     try:
         return belief.covariance_matrix
     except NotImplementedError as error:

@@ -56,8 +56,9 @@ def check_data(data: DataConfig) -> None:
 
 def state_of(path: Path) -> str:
     """Tells a state of a file, or of those in a folder, from others: by place, size and time of change."""
-    words = [str(path.resolve())]
-    for file in sorted(path.rglob("*")) or [path]:
+    root = path.resolve()  # the same however it is written
+    words = [str(root)]
+    for file in sorted(root.rglob("*")) or [root]:
         if file.is_file():
             words.append(f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}")
     return hashlib.sha256("\n".join(words).encode()).hexdigest()[:8]

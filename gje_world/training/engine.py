@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -190,6 +191,11 @@ class Engine:
         if first:
             self.report(False)
         return self.finished
+
+    def announce(self, subject: str) -> None:
+        """Tell who watches what is learnt from, and whether this run is new or goes on."""
+        begin = "a new run" if self.resumed_from is None else f"going on from {self.resumed_from}"
+        print(f"{subject}\nrun_dir={self.run.path}: {begin}", file=sys.stderr)
 
     def check(self, stop: Stop) -> None:
         """Leave if asked to. Ranks must agree, for which they meet as often as they log.

@@ -75,12 +75,10 @@ def check(config: VideoConfig) -> None:
     for name in ("lr", "encoder_lr", "decoder_lr", "finest"):
         if not getattr(config.learning, name) > 0:
             raise ConfigError(f"learning.{name}={getattr(config.learning, name)} must be above 0")
-    if not 0 <= config.learning.settle < 1:
-        raise ConfigError(f"learning.settle={config.learning.settle} must be at least 0 and below 1")
-    if not 0 <= config.learning.within_clip < 1:
-        raise ConfigError(
-            f"learning.within_clip={config.learning.within_clip} must be at least 0 and below 1"
-        )
+    for name in ("settle", "within_clip"):
+        if not 0 <= getattr(config.learning, name) < 1:
+            value = getattr(config.learning, name)
+            raise ConfigError(f"learning.{name}={value} must be at least 0 and below 1")
     if config.predictor.name not in PREDICTORS:
         raise ConfigError(f"predictor={config.predictor.name} must be one of {', '.join(PREDICTORS)}")
     if config.encoder.frozen and config.encoder.path is None:

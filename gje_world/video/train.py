@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
@@ -140,12 +139,9 @@ def learn(
         report=lambda running: write_video_report(run.path, running=running),
         samples=(share * ranks, "clips"),
     )
-    begin = "a new run" if engine.resumed_from is None else f"going on from {engine.resumed_from}"
-    print(
+    engine.announce(
         f"{len(seen):,} frames in {seen.episodes} clips learnt from, {held_out.episodes} held out\n"
-        f"device={fabric.device} precision={fabric.strategy.precision.precision}\n"
-        f"run_dir={run.path}: {begin}",
-        file=sys.stderr,
+        f"device={fabric.device} precision={fabric.strategy.precision.precision}"
     )
     if engine.train(stop):
         print(f"report: {run.report}")
