@@ -58,7 +58,7 @@ def diagonal_head(rounds: int, threads: int | None, dtype: torch.dtype | None = 
     def ours() -> Tensor:
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
             belief = diagonal(trunk(z))
-        return -belief.learning_log_prob(target).mean()
+        return -belief.log_prob(target).mean()
 
     def theirs() -> Tensor:
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):

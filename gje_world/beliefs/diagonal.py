@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from gje_world.beliefs.gaussian import LOG_2PI, Gaussian
 from gje_world.beliefs.head import LOG_STD_BOUNDS, BoundedScale, linear
 
+SCALE_FEATURES = 64  # that the standard deviations of a larger embedding are made of
+
 
 class DiagonalGaussian(Gaussian):
     r"""Belief :math:`N(\mu, \mathrm{diag}(\sigma^2))` over embeddings.
@@ -62,11 +64,14 @@ class DiagonalGaussian(Gaussian):
         noise = resolution**2
         variance = self.variance + noise
         surprise = ((value - self.mean).square() + noise) / variance + variance.log()
-        return -0.5 * (surprise + LOG_2PI).sum(-1)
+        return -0.5 * (surprise.sum(-1) + self.dim * LOG_2PI)
 
 
 class DiagonalHead(nn.Module):
     """Linear head that returns a :class:`DiagonalGaussian`.
+
+    In a large embedding the log standard deviations are a linear map of :data:`SCALE_FEATURES` numbers, so
+    that a belief costs little more than a point: what makes a future uncertain is less than what it looks like.
 
     Arguments:
         features: number of input features `F`.
@@ -77,8 +82,10 @@ class DiagonalHead(nn.Module):
     def __init__(self, features: int, dim: int, log_std_bounds: tuple[float, float] = LOG_STD_BOUNDS):
         super().__init__()
         self.scale = BoundedScale(log_std_bounds)
-        self.linear = linear(features, 2 * dim)
+        self.parts = (dim, min(dim, SCALE_FEATURES))
+        self.linear = linear(features, sum(self.parts))
+        self.widen = linear(SCALE_FEATURES, dim) if dim > SCALE_FEATURES else nn.Identity()
 
     def forward(self, features: Tensor) -> DiagonalGaussian:
-        mean, raw = self.linear(features).float().chunk(2, dim=-1)
-        return DiagonalGaussian(mean, self.scale(raw))
+        mean, raw = self.linear(features).split(self.parts, dim=-1)
+        return DiagonalGaussian(mean.float(), self.scale(self.widen(raw).float()))
