@@ -10,7 +10,7 @@ from typing import Any
 from agents.agent import AgentConfig, EncoderMode
 from agents.planner import PlannerConfig, Risk
 from gje_world.beliefs.config import BeliefConfig, check_belief
-from gje_world.objectives.config import ObjectiveConfig, check_objective
+from gje_world.objectives.config import ObjectiveConfig, check_world_objective
 from gje_world.options import ConfigError, group, option, require_at_least, value_of
 from gje_world.training.devices import Precision
 from gje_world.world_model import WorldModelConfig
@@ -176,9 +176,10 @@ def _check_objective(config: TrainConfig) -> None:
     """Refuses objectives and beliefs that are unknown or do not fit together."""
     belief, dim = config.belief.name, config.world.dim
     check_belief(config.belief, dim)
-    objective = check_objective(config.objective, belief, dim)
+    objective = check_world_objective(config.objective, belief, dim)
     if config.world.simplicial:
-        _require(belief == "point", "belief", belief, "point where world.simplicial=true")
+        words = "point where world.simplicial=true, as objective=consistency sets it"
+        _require(belief == "point", "belief", belief, words)
         _require(dim % 8 == 0, "world.dim", dim, "a multiple of 8 where world.simplicial=true")
     embeddings = config.batch_size * (config.agent.horizon + 1)
     if objective.marginal_weight > 0 and objective.marginal_name == "gaussian_kl" and embeddings <= dim:

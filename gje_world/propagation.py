@@ -43,10 +43,14 @@ def propagate(
         particles: of each row.
 
     Raises:
-        ValueError: there is no such method, or the world's belief has no covariance in closed form.
+        ValueError: there is no such method, no action, no particle, or for moments no covariance.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
+    if not len(action):
+        raise ValueError(f"action must be [T, B, A] with T at least 1, got shape {list(action.shape)}")
+    if particles < 1:
+        raise ValueError(f"particles must be at least 1, got {particles}")
     if method == "moments":
         return [
             gaussian(mean, covariance) for mean, covariance in moments(partial(linearised, world), z, action)

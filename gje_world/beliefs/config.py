@@ -43,4 +43,5 @@ def check_belief(belief: BeliefConfig, dim: int) -> None:
     try:
         make_head(features=1, dim=dim, **given(belief))
     except ValueError as error:
-        raise ConfigError(str(error)) from error
+        text = str(error)
+        raise ConfigError(text if text.startswith("belief") else f"belief.{text}") from error

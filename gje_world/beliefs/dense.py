@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gje_world.beliefs.gaussian import Gaussian, times
+from gje_world.beliefs.gaussian import Gaussian, in_full_precision, times
 from gje_world.beliefs.head import LARGEST_DIM, LOG_STD_BOUNDS, BoundedScale, linear, require_dim
 
 
@@ -21,10 +21,6 @@ class PrecisionGaussian(Gaussian):
         super().__init__(mean)
         self.precision_tril = precision_tril
 
-    def covariance(self) -> CovarianceGaussian:
-        """The same belief by the Cholesky factor of its covariance."""
-        return CovarianceGaussian(self.mean, torch.linalg.cholesky_ex(self.covariance_matrix)[0])
-
     def _inverse(self) -> Tensor:
         tril = self.precision_tril
         eye = torch.eye(self.dim, dtype=tril.dtype, device=tril.device)
@@ -35,6 +31,7 @@ class PrecisionGaussian(Gaussian):
         return self._inverse().square().sum(-2)
 
     @property
+    @in_full_precision
     def covariance_matrix(self) -> Tensor:
         inverse = self._inverse()
         return inverse.mT @ inverse
@@ -55,8 +52,21 @@ class PrecisionGaussian(Gaussian):
         tril = self.precision_tril.expand(*noise.shape[:-1], self.dim, self.dim)
         return torch.linalg.solve_triangular(tril.mT, noise.unsqueeze(-1), upper=True).squeeze(-1)
 
-    def blur(self, resolution: float) -> CovarianceGaussian:
-        return self.covariance().blur(resolution)
+    @in_full_precision
+    def blur(self, resolution: float) -> PrecisionGaussian:
+        r"""The belief :math:`N(\mu, \Sigma + \tau^2 I)`, with one Cholesky factor and one solve.
+
+        With :math:`I + \tau^2 L^\top L = K^\top K`, :math:`K` lower, its precision is that of the factor
+        :math:`L K^{-1}`, lower again. The matrix factored has no eigenvalue below 1, whatever :math:`L` is.
+        """
+        tril = self.precision_tril
+        eye = torch.eye(self.dim, dtype=tril.dtype, device=tril.device)
+        gram = eye + resolution**2 * tril.mT @ tril
+        # a factor that is lower on the right: that of the matrix turned upside down, turned back
+        factor = torch.linalg.cholesky_ex(gram.flip(-2, -1))[0].flip(-2, -1).mT
+        return PrecisionGaussian(
+            self.mean, torch.linalg.solve_triangular(factor, tril, upper=False, left=False)
+        )
 
     def translate(self, offset: Tensor) -> PrecisionGaussian:
         return PrecisionGaussian(self.mean + offset, self.precision_tril)
@@ -79,6 +89,7 @@ class CovarianceGaussian(Gaussian):
         return self.scale_tril.square().sum(-1)
 
     @property
+    @in_full_precision
     def covariance_matrix(self) -> Tensor:
         return self.scale_tril @ self.scale_tril.mT
 
@@ -99,6 +110,7 @@ class CovarianceGaussian(Gaussian):
     def colour(self, noise: Tensor) -> Tensor:
         return times(noise, self.scale_tril.mT)
 
+    @in_full_precision
     def blur(self, resolution: float) -> CovarianceGaussian:
         eye = torch.eye(self.dim, dtype=self.scale_tril.dtype, device=self.scale_tril.device)
         covariance = self.covariance_matrix + resolution**2 * eye

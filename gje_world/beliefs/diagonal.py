@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from gje_world.beliefs.gaussian import LOG_2PI, Gaussian
 from gje_world.beliefs.head import LOG_STD_BOUNDS, BoundedScale, linear
 
-SCALE_FEATURES = 64  # that the standard deviations of a larger embedding are made of
+SCALE_FEATURES = 32  # that the standard deviations of a large embedding are made of
 
 
 class DiagonalGaussian(Gaussian):
@@ -70,8 +70,8 @@ class DiagonalGaussian(Gaussian):
 class DiagonalHead(nn.Module):
     """Linear head that returns a :class:`DiagonalGaussian`.
 
-    In a large embedding the log standard deviations are a linear map of :data:`SCALE_FEATURES` numbers, so
-    that a belief costs little more than a point: what makes a future uncertain is less than what it looks like.
+    In an embedding of more than 64 dimensions the log standard deviations are a linear map of 32 numbers, so
+    that a belief costs little more than a point: less makes a future uncertain than makes it what it is.
 
     Arguments:
         features: number of input features `F`.
@@ -82,9 +82,10 @@ class DiagonalHead(nn.Module):
     def __init__(self, features: int, dim: int, log_std_bounds: tuple[float, float] = LOG_STD_BOUNDS):
         super().__init__()
         self.scale = BoundedScale(log_std_bounds)
-        self.parts = (dim, min(dim, SCALE_FEATURES))
+        large = dim > 2 * SCALE_FEATURES
+        self.parts = (dim, SCALE_FEATURES if large else dim)
         self.linear = linear(features, sum(self.parts))
-        self.widen = linear(SCALE_FEATURES, dim) if dim > SCALE_FEATURES else nn.Identity()
+        self.widen = linear(SCALE_FEATURES, dim) if large else nn.Identity()
 
     def forward(self, features: Tensor) -> DiagonalGaussian:
         mean, raw = self.linear(features).split(self.parts, dim=-1)

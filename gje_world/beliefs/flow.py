@@ -26,14 +26,15 @@ class Flow(Belief):
 
     def __init__(self, location: Tensor, scale: Tensor, flow: zuko.distributions.NormalizingFlow):
         self.location, self.scale, self.flow = location, scale, flow
-        self._estimate: tuple[Tensor, Tensor] | None = None
+        self._estimates: dict[bool, tuple[Tensor, Tensor]] = {}  # with a graph, and without one
         super().__init__(location.shape[:-1], location.shape[-1])
 
     def _moments(self) -> tuple[Tensor, Tensor]:
-        if self._estimate is None:
+        graph = torch.is_grad_enabled()
+        if graph not in self._estimates:
             drawn = self.rsample((MOMENT_SAMPLES,))
-            self._estimate = drawn.mean(0), drawn.var(0)
-        return self._estimate
+            self._estimates[graph] = drawn.mean(0), drawn.var(0)
+        return self._estimates[graph]
 
     @property
     def mean(self) -> Tensor:

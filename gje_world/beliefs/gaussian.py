@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +14,18 @@ from torch.types import _size
 from gje_world.beliefs.belief import EMPTY, Belief
 
 LOG_2PI = math.log(2 * math.pi)
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def in_full_precision(method: Method) -> Method:
+    """A belief's `method`, its products not in the lower precision of an autocast region it is called in."""
+
+    @functools.wraps(method)
+    def precise(self: Gaussian, *arguments: Any) -> Any:
+        with torch.autocast(self.mean.device.type, enabled=False):
+            return method(self, *arguments)
+
+    return precise  # type: ignore[return-value]
 
 
 def times(vectors: Tensor, matrix: Tensor) -> Tensor:
@@ -63,10 +78,10 @@ class Gaussian(Belief):
     def mean(self) -> Tensor:
         return self._mean
 
+    @in_full_precision
     def mahalanobis(self, value: Tensor) -> Tensor:
         r"""Squared Mahalanobis distance :math:`(v - \mu)^\top \Sigma^{-1} (v - \mu)`, shape `[...]`."""
-        with torch.autocast(value.device.type, enabled=False):
-            return self.whiten(value.to(self.mean.dtype) - self.mean).square().sum(-1)
+        return self.whiten(value.to(self.mean.dtype) - self.mean).square().sum(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         return -0.5 * (self.mahalanobis(value) + self.dim * LOG_2PI) - self.half_log_det
@@ -74,6 +89,7 @@ class Gaussian(Belief):
     def entropy(self) -> Tensor:
         return 0.5 * self.dim * (1 + LOG_2PI) + self.half_log_det
 
+    @in_full_precision
     def rsample(self, sample_shape: _size = EMPTY) -> Tensor:
         shape = self._extended_shape(sample_shape)
         return self.mean + self.colour(torch.randn(shape, dtype=self.mean.dtype, device=self.mean.device))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 LOG_STD_BOUNDS = (-10.0, 10.0)  # natural logarithm of the smallest and the largest standard deviation
+LARGEST_LOG_STD = 40  # whose square float32 still holds
 LARGEST_DIM = 1024  # of beliefs with D² parameters: a head for more would have half a million outputs
 
 
@@ -18,13 +19,15 @@ def linear(features: int, outputs: int) -> nn.Linear:
 
 
 class BoundedScale(nn.Module):
-    r"""Raw numbers to standard deviations between bounds, :math:`\log\sigma` through a sigmoid.
+    r"""Raw numbers to standard deviations between bounds, :math:`\log\sigma` through a hyperbolic tangent.
 
     Neither a collapsing nor an exploding variance can reach the likelihood, and the gradient never vanishes
-    entirely inside the bounds. It starts in their middle.
+    entirely inside the bounds. It starts in their middle, where one unit of the raw number is one nat of
+    :math:`\log\sigma` however far the bounds are apart: were it more, an optimiser's steps would be too large
+    for the scales while right for the means.
 
     Arguments:
-        log_std_bounds: lowest and highest natural logarithm of :math:`\sigma`.
+        log_std_bounds: lowest and highest natural logarithm of :math:`\sigma`, at most 40 from 0.
     """
 
     def __init__(self, log_std_bounds: tuple[float, float] = LOG_STD_BOUNDS):
@@ -32,10 +35,14 @@ class BoundedScale(nn.Module):
         low, high = log_std_bounds
         if not low < high:
             raise ValueError(f"log_std_bounds must be (low, high) with low < high, got {log_std_bounds}")
-        self.low, self.high = low, high
+        if not max(-low, high) <= LARGEST_LOG_STD:
+            raise ValueError(
+                f"log_std_bounds must be within {LARGEST_LOG_STD} of 0, whose squares are finite, got {log_std_bounds}"
+            )
+        self.middle, self.reach = (low + high) / 2, (high - low) / 2
 
     def forward(self, raw: Tensor) -> Tensor:
-        return (self.low + (self.high - self.low) * torch.sigmoid(raw)).exp()
+        return (self.middle + self.reach * torch.tanh(raw / self.reach)).exp()
 
 
 def require_dim(name: str, dim: int, low: int = 1, high: int | None = None, instead: str = "") -> None:

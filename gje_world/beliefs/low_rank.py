@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.types import _size
 
 from gje_world.beliefs.belief import EMPTY
-from gje_world.beliefs.gaussian import LOG_2PI, Gaussian, times
+from gje_world.beliefs.gaussian import LOG_2PI, Gaussian, in_full_precision, times
 from gje_world.beliefs.head import LOG_STD_BOUNDS, BoundedScale, linear
 
 LARGEST_LOADING = 30.0  # of a factor, in units of the dimension's own std: correlations reach 0.999
@@ -17,27 +16,35 @@ LARGEST_LOADING = 30.0  # of a factor, in units of the dimension's own std: corr
 class _Energy(torch.autograd.Function):
     r"""Half of :math:`e^\top (I + V V^\top)^{-1} e + \log\det(I + V^\top V)`, its gradient in closed form.
 
-    With :math:`C = I + V^\top V`, :math:`q = C^{-1} V^\top e` and :math:`u = e - V q`, the gradients are
-    :math:`u` and :math:`V C^{-1} - u q^\top`: no pass back through a Cholesky factor.
+    With :math:`C = I + V^\top V`, :math:`q = C^{-1} V^\top e` and :math:`u = e - V q`, the quadratic form is
+    :math:`|u|^2 + |q|^2`, where nothing cancels, and the gradients are :math:`u` and
+    :math:`V C^{-1} - u q^\top`: no pass back through a Cholesky factor.
     """
 
     @staticmethod
     def forward(ctx, error: Tensor, factor: Tensor) -> Tensor:
+        tril, inverse, shared, unexplained = _Energy.solve(error, factor)
+        ctx.save_for_backward(error, factor, inverse, shared, unexplained)
+        square = unexplained.square().sum(-1) + shared.square().sum(-1)
+        return 0.5 * square + tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+    @staticmethod
+    def solve(error: Tensor, factor: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Cholesky factor of `C`, its inverse, `q` and `u`."""
         eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
         tril, _ = torch.linalg.cholesky_ex(eye + factor.mT @ factor, check_errors=False)
         inverse = torch.cholesky_inverse(tril)
         shared = times(times(error, factor), inverse)
-        unexplained = error - (factor @ shared.unsqueeze(-1)).squeeze(-1)
-        ctx.save_for_backward(unexplained, shared, factor, inverse)
-        return 0.5 * (error * unexplained).sum(-1) + tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return tril, inverse, shared, error - times(shared, factor.mT)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
-        unexplained, shared, factor, inverse = ctx.saved_tensors
+        error, factor, inverse, shared, unexplained = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is asked for: this pass must have a graph
+            _, inverse, shared, unexplained = _Energy.solve(error, factor)
         to_error = grad.unsqueeze(-1) * unexplained
         to_factor = factor @ (grad[..., None, None] * inverse)
-        return to_error, to_factor.sub_(to_error.unsqueeze(-1) * shared.unsqueeze(-2))
+        return to_error, to_factor - to_error.unsqueeze(-1) * shared.unsqueeze(-2)
 
 
 class LowRankGaussian(Gaussian):
@@ -56,24 +63,25 @@ class LowRankGaussian(Gaussian):
     def __init__(self, mean: Tensor, std: Tensor, factor: Tensor):
         super().__init__(mean)
         self.std, self.factor = std, factor
-        self._inverse: Tensor | None = None
-        self._half_log_det: Tensor | None = None
+        self._solved: dict[bool, tuple[Tensor, Tensor]] = {}  # with a graph, and without one
 
+    @in_full_precision
     def _capacitance(self) -> tuple[Tensor, Tensor]:
         r"""Inverse Cholesky factor of :math:`I + V^\top V`, `[..., r, r]`, and half its log-determinant."""
-        if self._inverse is None or self._half_log_det is None:
-            with torch.autocast(self.factor.device.type, enabled=False):
-                eye = torch.eye(self.factor.shape[-1], dtype=self.factor.dtype, device=self.factor.device)
-                tril, _ = torch.linalg.cholesky_ex(eye + self.factor.mT @ self.factor, check_errors=False)
-                self._half_log_det = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-                self._inverse = torch.linalg.solve_triangular(tril, eye.expand_as(tril), upper=False)
-        return self._inverse, self._half_log_det
+        graph = torch.is_grad_enabled()
+        if graph not in self._solved:
+            eye = torch.eye(self.factor.shape[-1], dtype=self.factor.dtype, device=self.factor.device)
+            tril, _ = torch.linalg.cholesky_ex(eye + self.factor.mT @ self.factor, check_errors=False)
+            inverse = torch.linalg.solve_triangular(tril, eye.expand_as(tril), upper=False)
+            self._solved[graph] = inverse, tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return self._solved[graph]
 
     @property
     def variance(self) -> Tensor:
         return self.std.square() * (1 + self.factor.square().sum(-1))
 
     @property
+    @in_full_precision
     def covariance_matrix(self) -> Tensor:
         scaled = self.std.unsqueeze(-1) * self.factor
         return self.std.square().diag_embed() + scaled @ scaled.mT
@@ -83,26 +91,29 @@ class LowRankGaussian(Gaussian):
         return self.std.log().sum(-1) + self._capacitance()[1]
 
     @property
+    @in_full_precision
     def precision_trace(self) -> Tensor:
         inverse, _ = self._capacitance()
         explained = inverse @ (self.factor / self.std.unsqueeze(-1)).mT
         return self.std.square().reciprocal().sum(-1) - explained.square().sum((-2, -1))
 
+    @in_full_precision
     def mahalanobis(self, value: Tensor) -> Tensor:
-        with torch.autocast(value.device.type, enabled=False):
-            error = (value.to(self.mean.dtype) - self.mean) / self.std
-            shared = times(times(error, self.factor), self._capacitance()[0].mT)
-            return error.square().sum(-1) - shared.square().sum(-1)
+        error = (value.to(self.mean.dtype) - self.mean) / self.std
+        inverse, _ = self._capacitance()
+        shared = times(times(times(error, self.factor), inverse.mT), inverse)
+        unexplained = error - times(shared, self.factor.mT)
+        return unexplained.square().sum(-1) + shared.square().sum(-1)
 
+    @in_full_precision
     def log_prob(self, value: Tensor) -> Tensor:
         if value.ndim > self.mean.ndim:
             return super().log_prob(value)
-        with torch.autocast(value.device.type, enabled=False):
-            error = (value.to(self.mean.dtype) - self.mean) / self.std
-            factor = self.factor.expand(*error.shape, -1)
-            energy = _Energy.apply(error, factor)
-            return -energy - self.std.log().sum(-1) - 0.5 * self.dim * LOG_2PI
+        error = (value.to(self.mean.dtype) - self.mean) / self.std
+        energy = _Energy.apply(error, self.factor.expand(*error.shape, -1))
+        return -energy - self.std.log().sum(-1) - 0.5 * self.dim * LOG_2PI
 
+    @in_full_precision
     def rsample(self, sample_shape: _size = EMPTY) -> Tensor:
         shape, rank = self._extended_shape(sample_shape), self.factor.shape[-1]
         size = (*shape[:-1], self.dim + rank)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.types import _size
 
-from gje_world.beliefs.belief import EMPTY, Belief
+from gje_world.beliefs.belief import EMPTY, SAMPLES, Belief
 from gje_world.beliefs.diagonal import DiagonalGaussian
 from gje_world.beliefs.head import LOG_STD_BOUNDS, BoundedScale, linear
 from gje_world.beliefs.low_rank import LARGEST_LOADING, LowRankGaussian
@@ -17,7 +17,7 @@ class Mixture(Belief):
     r"""Belief :math:`\sum_k w_k N(\mu_k, \Sigma_k)`.
 
     Samples carry gradients to the component they came from, but none to the weights. Entropy and regions
-    are Monte Carlo estimates.
+    are Monte Carlo estimates; the entropy's draws as many from each component, with gradient to all.
 
     Arguments:
         log_weights: :math:`\log w`, normalised, shape `[..., K]`.
@@ -53,6 +53,12 @@ class Mixture(Belief):
 
     def log_prob(self, value: Tensor) -> Tensor:
         return torch.logsumexp(self.log_weights + self.components.log_prob(value.unsqueeze(-2)), -1)
+
+    def entropy(self) -> Tensor:
+        count = max(1, SAMPLES // self.log_weights.shape[-1])
+        drawn = self.components.rsample((count,)).movedim(-2, 0)  # [K, count, ..., D]
+        surprise = -self.log_prob(drawn).mean(1).movedim(0, -1)
+        return (self.log_weights.exp() * surprise).sum(-1)
 
     def rsample(self, sample_shape: _size = EMPTY) -> Tensor:
         shape = self._extended_shape(sample_shape)[:-1]

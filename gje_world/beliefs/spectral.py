@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from gje_world.beliefs.gaussian import Gaussian
+from gje_world.beliefs.gaussian import Gaussian, in_full_precision
 from gje_world.beliefs.head import LARGEST_DIM, LOG_STD_BOUNDS, BoundedScale, linear, require_dim
 
 
@@ -24,10 +24,12 @@ class SpectralGaussian(Gaussian):
         self.std, self.basis = std, basis
 
     @property
+    @in_full_precision
     def variance(self) -> Tensor:
         return self.std.square() @ self.basis.square().mT
 
     @property
+    @in_full_precision
     def covariance_matrix(self) -> Tensor:
         return (self.basis * self.std.square().unsqueeze(-2)) @ self.basis.mT
 

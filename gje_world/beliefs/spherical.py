@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.types import _size
 
 from gje_world.beliefs.belief import EMPTY, Belief
+from gje_world.beliefs.gamma import digamma_difference, log_gamma_ratio
 from gje_world.beliefs.head import LOG_STD_BOUNDS, BoundedScale, linear, require_dim
 
 LOG_CONCENTRATION_BOUNDS = (-5.0, 10.0)  # from all over the sphere to within a hundredth of a radian
-LOG_RADIUS_BOUNDS = (-12.0, 12.0)
-SMALLEST_RADIUS = 1e-6  # in embedding units: a change that is none has no direction, and must have a gradient
+LARGEST_LOG_RADIUS = 12.0  # or the smallest, below 0
+SMALLEST_RADIUS = 1e-5  # in embedding units: a change that is none has no direction, and must have a gradient
 
 
 class PowerSpherical(Belief):
@@ -37,43 +38,40 @@ class PowerSpherical(Belief):
 
     @property
     def mean(self) -> Tensor:
-        return self.direction * ((self.alpha - self.beta) / (self.alpha + self.beta)).unsqueeze(-1)
+        return self.direction * (self.concentration / (self.alpha + self.beta)).unsqueeze(-1)
 
-    def _second_moments(self) -> tuple[Tensor, Tensor]:
-        r""":math:`E[(\mu^\top u)^2]`, and the mean square along each axis across; `[...]`."""
+    def _variances(self) -> tuple[Tensor, Tensor]:
+        r"""Of :math:`\mu^\top u`, and along each axis across; `[...]`."""
         total = self.alpha + self.beta
-        # as 2 B - 1 with B ~ Beta(alpha, beta): its square has mean 1 - 4 alpha beta / (total (total + 1))
-        along = 1 - 4 * self.alpha * self.beta / (total * (total + 1))
-        return along, (1 - along) / (self.dim - 1)
+        # mu^T u is 2 B - 1 with B ~ Beta(alpha, beta); its square has mean 1 - spread
+        spread = 4 * self.alpha * self.beta / (total * (total + 1))
+        return spread / total, spread / (self.dim - 1)
 
     @property
     def variance(self) -> Tensor:
-        along, across = (part.unsqueeze(-1) for part in self._second_moments())
-        square = self.direction.square()
-        return (along * square + across * (1 - square) - self.mean.square()).clamp(min=0)
+        along, across = (part.unsqueeze(-1) for part in self._variances())
+        return across + (along - across) * self.direction.square()
 
     @property
     def covariance_matrix(self) -> Tensor:
-        along, across = (part[..., None, None] for part in self._second_moments())
+        along, across = (part[..., None, None] for part in self._variances())
         outer = self.direction.unsqueeze(-1) * self.direction.unsqueeze(-2)
         eye = torch.eye(self.dim, dtype=outer.dtype, device=outer.device)
-        mean = self.mean
-        return along * outer + across * (eye - outer) - mean.unsqueeze(-1) * mean.unsqueeze(-2)
+        return across * eye + (along - across) * outer
 
-    def _log_normaliser(self) -> Tensor:
-        total = self.alpha + self.beta
-        spread = torch.lgamma(total) - torch.lgamma(self.alpha)
-        return spread - total * math.log(2) - self.beta * math.log(math.pi)
+    def _log_highest(self) -> Tensor:
+        """Log-density at the mean direction, `[...]`."""
+        return log_gamma_ratio(self.alpha, self.beta) - self.beta * math.log(4 * math.pi)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density `[...]` at unit vectors `value [..., D]`."""
-        cosine = (self.direction * value.to(self.direction.dtype)).sum(-1).clamp(-1 + 1e-7, 1)
-        return self._log_normaliser() + self.concentration * torch.log1p(cosine)
+        # (1 + cosine) / 2, of the distance, which is exact where the two are close
+        lost = (value.to(self.direction.dtype) - self.direction).square().sum(-1) / 4
+        return self._log_highest() + self.concentration * torch.log1p(-lost.clamp(max=1 - 1e-7))
 
     def entropy(self) -> Tensor:
         """In closed form (De Cao and Aziz, 2020, eq. 9)."""
-        expected = math.log(2) + torch.digamma(self.alpha) - torch.digamma(self.alpha + self.beta)
-        return -self._log_normaliser() - self.concentration * expected
+        return self.concentration * digamma_difference(self.alpha, self.beta) - self._log_highest()
 
     def rsample(self, sample_shape: _size = EMPTY) -> Tensor:
         """Algorithm 1 of De Cao and Aziz (2020): a Beta-distributed cosine, then a reflection."""
@@ -211,5 +209,5 @@ class PolarHead(nn.Module):
 
     def forward(self, features: Tensor) -> Polar:
         log_radius, raw = self.radius(features).float().unbind(-1)
-        low, high = LOG_RADIUS_BOUNDS
-        return Polar(self.direction(features), log_radius.clamp(low, high), self.scale(raw))
+        log_radius = LARGEST_LOG_RADIUS * torch.tanh(log_radius / LARGEST_LOG_RADIUS)
+        return Polar(self.direction(features), log_radius, self.scale(raw))

@@ -10,9 +10,14 @@ from torch import Tensor, nn
 from torch.types import _size
 
 from gje_world.beliefs.belief import EMPTY, Belief
+from gje_world.beliefs.gamma import digamma_difference, log_gamma_ratio
 from gje_world.beliefs.head import LOG_STD_BOUNDS, BoundedScale, linear
 
-LOWEST_DF, HIGHEST_DF = 2.1, 100.0  # below 2 there is no variance, above 100 nothing but a Gaussian
+LARGEST_GIVEN_DF = 10_000
+LOWEST_DF, HIGHEST_DF = (
+    2.1,
+    100.0,
+)  # of those learnt: below 2 there is no variance, above 100 nothing but a Gaussian
 
 
 class StudentT(Belief):
@@ -45,8 +50,7 @@ class StudentT(Belief):
         return ((value.to(self.mean.dtype) - self.mean) / self.scale).square().sum(-1)
 
     def _log_normaliser(self) -> Tensor:
-        half, whole = self.df / 2, (self.df + self.dim) / 2
-        constant = torch.lgamma(whole) - torch.lgamma(half) - 0.5 * self.dim * (self.df * math.pi).log()
+        constant = log_gamma_ratio(self.df / 2, self.dim / 2) - 0.5 * self.dim * (self.df * math.pi).log()
         return constant - self.scale.log().sum(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -56,7 +60,7 @@ class StudentT(Belief):
     def entropy(self) -> Tensor:
         """In closed form (Kotz and Nadarajah, 2004, section 1.10)."""
         whole = (self.df + self.dim) / 2
-        return whole * (torch.digamma(whole) - torch.digamma(self.df / 2)) - self._log_normaliser()
+        return whole * digamma_difference(self.df / 2, self.dim / 2) - self._log_normaliser()
 
     def rsample(self, sample_shape: _size = EMPTY) -> Tensor:
         shape = self._extended_shape(sample_shape)
@@ -96,7 +100,8 @@ class StudentTHead(nn.Module):
     Arguments:
         features: number of input features `F`.
         dim: embedding dimension `D`.
-        df: degrees of freedom :math:`\nu > 2` of all inputs; None to learn it from each, between 2.1 and 100.
+        df: degrees of freedom :math:`2 < \nu \le 10^4` of all inputs; None to learn it from each,
+            between 2.1 and 100.
         log_std_bounds: lowest and highest natural logarithm of the scales.
     """
 
@@ -108,8 +113,11 @@ class StudentTHead(nn.Module):
         log_std_bounds: tuple[float, float] = LOG_STD_BOUNDS,
     ):
         super().__init__()
-        if df is not None and not df > 2:
-            raise ValueError(f"df must be above 2, where the variance is finite, got {df}")
+        if df is not None and not 2 < df <= LARGEST_GIVEN_DF:
+            raise ValueError(
+                f"df must be above 2, where the variance is finite, and at most {LARGEST_GIVEN_DF:,}, "
+                f"where a Gaussian is the same, got {df}"
+            )
         self.dim, self.df = dim, df
         self.scale = BoundedScale(log_std_bounds)
         self.df_between = BoundedScale((math.log(LOWEST_DF), math.log(HIGHEST_DF)))

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from gje_world.beliefs.config import BeliefConfig
 from gje_world.methods import METHODS, Method, make_method, method_options
 from gje_world.networks import Encoder
-from gje_world.objectives import OBJECTIVES
-from gje_world.objectives.config import ObjectiveConfig, keywords
+from gje_world.objectives.config import ObjectiveConfig, check_objective, keywords
 from gje_world.options import ConfigError, given, option
+
+ANY_DIM = 64  # of an embedding whose options are checked before its dimension is known
 
 
 @dataclass
@@ -59,27 +60,9 @@ def build_method(
     options = given(config)
     takes = method_options(config.name)
     if "objective" in takes:
-        check_together(objective, belief)
+        check_objective(objective, belief.name, config.dim or ANY_DIM)
         options |= {"objective": keywords(objective), "belief": given(belief)}
     try:
         return make_method(options.pop("name"), encoder, updates, chunk=chunk, **options)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-
-
-def check_together(objective: ObjectiveConfig, belief: BeliefConfig) -> None:
-    """Refuses an objective that is unknown, or does not go with the belief.
-
-    Raises:
-        ConfigError: it does not.
-    """
-    if objective.name not in OBJECTIVES:
-        raise ConfigError(f"objective={objective.name} must be one of {', '.join(OBJECTIVES)}")
-    kind = OBJECTIVES[objective.name]
-    if kind.beliefs and belief.name not in kind.beliefs:
-        needed = " or ".join(kind.beliefs)
-        raise ConfigError(f"objective={objective.name} needs belief={needed}; got belief={belief.name}")
-    if kind.needs_density and belief.name == "point":
-        raise ConfigError(
-            f"belief=point has no density, which objective={objective.name} needs; use belief=diagonal"
-        )

@@ -45,6 +45,9 @@ def keywords(objective: ObjectiveConfig) -> dict[str, Any]:
 def check_objective(objective: ObjectiveConfig, belief: str, dim: int) -> Objective:
     """Refuses an objective that is unknown, or does not fit the belief of that name; else makes it.
 
+    Arguments:
+        dim: embedding dimension.
+
     Raises:
         ConfigError: the first option found wrong.
     """
@@ -55,12 +58,21 @@ def check_objective(objective: ObjectiveConfig, belief: str, dim: int) -> Object
     except ValueError as error:
         raise ConfigError(str(error)) from error
     name = f"objective={objective.name}"
-    if made.beliefs == ("power_spherical",):
-        raise ConfigError(
-            f"{name} is over directions alone, for views of images; a world model needs another"
-        )
     if made.beliefs and belief not in made.beliefs:
         raise ConfigError(f"{name} needs belief={' or '.join(made.beliefs)}; got belief={belief}")
     if made.needs_density and belief == "point":
         raise ConfigError(f"belief=point has no density, which {name} needs; use belief=diagonal")
     return made
+
+
+def check_world_objective(objective: ObjectiveConfig, belief: str, dim: int) -> Objective:
+    """As `check_objective`, of what is to be learnt by a model that goes on from its own beliefs.
+
+    Raises:
+        ConfigError: the first option found wrong.
+    """
+    if objective.name == "vi_simsiam":
+        raise ConfigError(
+            "objective=vi_simsiam is over directions alone, for views of images; a world model needs another"
+        )
+    return check_objective(objective, belief, dim)

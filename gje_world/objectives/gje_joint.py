@@ -13,6 +13,7 @@ from gje_world.objectives.coupled import Coupled
 from gje_world.objectives.objective import require, require_one_of
 from gje_world.objectives.statistics import RIDGE, cholesky, moments
 
+SMALLEST_VARIANCE = 1e-24  # of a dimension that is not held to be constant
 FORMS = ("scale_free", "conditional", "primal")
 
 
@@ -31,8 +32,9 @@ class JointGJE(Coupled):
       which no scaling changes.
 
     Correlations of a batch not far larger than `D` saturate: all seem predictable. Shrinkage towards the
-    diagonal (Ledoit and Wolf, 2004, with a diagonal target) bounds them by :math:`1 - s`, and as it keeps the
-    variances the scale-free form stays so.
+    diagonal (Ledoit and Wolf, 2004, with a diagonal target) bounds them below 1, by
+    :math:`\lambda (1 - s) / (\lambda (1 - s) + s)` with :math:`\lambda` the largest eigenvalue of either's
+    own correlations, and as it keeps the variances the scale-free form stays so.
 
     Arguments:
         form: which of the three.
@@ -50,11 +52,14 @@ class JointGJE(Coupled):
         mean, covariance = joint_moments(z_context, z_target, self.shrinkage)
         context, target = slice(None, self.dim), slice(self.dim, None)
         pair = torch.cat([z_context, z_target], -1)
+        if self.form == "scale_free":  # each dimension in units of its own deviation, the ridge too
+            std = covariance.diagonal().clamp(min=SMALLEST_VARIANCE).sqrt()
+            pair, mean, covariance = pair / std, mean / std, covariance / std / std.unsqueeze(-1)
         loss = -log_density(pair, mean, covariance)
         if self.form != "primal":
-            loss = loss + log_density(z_context, mean[context], covariance[context, context])
+            loss = loss + log_density(pair[..., context], mean[context], covariance[context, context])
         if self.form == "scale_free":
-            loss = loss + log_density(z_target, mean[target], covariance[target, target])
+            loss = loss + log_density(pair[..., target], mean[target], covariance[target, target])
         return loss / self.dim
 
 

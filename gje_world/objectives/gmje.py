@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gje_world.beliefs import Belief
 from gje_world.beliefs.gaussian import LOG_2PI
 from gje_world.beliefs.head import BoundedScale
 from gje_world.objectives.coupled import Coupled
-from gje_world.objectives.gje_conditional import ConditionalGJE
-from gje_world.objectives.objective import require
+from gje_world.objectives.objective import Objective, negative_log_likelihood, require
 
 LOG_SCALE_BOUNDS = (-4.0, 4.0)  # natural logarithm of a prototype's scales, in units of the embedding
 
@@ -57,11 +57,22 @@ class PrototypeGMJE(Coupled):
         return context, target
 
 
-class MixtureDensityGMJE(ConditionalGJE):
+class MixtureDensityGMJE(Objective):
     """Likelihood under a mixture whose parts the predictor tells (GMJE-MDN, after arXiv 2603.26799).
 
-    The conditional mixture density network of Bishop (1994) in the embedding: conditional GJE with the one
-    belief it is made for. Options are those of `ConditionalGJE`.
+    The conditional mixture density network of Bishop (1994) in the embedding.
+
+    Arguments:
+        resolution: of the likelihood, as in `ConditionalGJE`.
+        common: options of every objective.
     """
 
     beliefs = ("mixture",)
+
+    def __init__(self, dim: int, *, resolution: float = 0.0, **common: Any):
+        super().__init__(dim, **common)
+        require(resolution >= 0, "resolution", resolution, "at least 0")
+        self.resolution = resolution
+
+    def loss(self, belief: Belief, z_target: Tensor) -> Tensor:
+        return negative_log_likelihood(belief, z_target, self.resolution)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
@@ -92,7 +93,7 @@ def require(holds: bool, name: str, value: object, right: str) -> None:
     Raises:
         ValueError: it does not hold.
     """
-    if not holds:
+    if not holds or value in (math.inf, -math.inf):
         raise ValueError(f"objective.{name}={value} must be {right}")
 
 

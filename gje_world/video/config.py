@@ -9,7 +9,7 @@ from gje_world.beliefs.config import BeliefConfig, check_belief
 from gje_world.data.clips import Clips
 from gje_world.data.sources import DataConfig, check_data
 from gje_world.networks import ENCODERS
-from gje_world.objectives.config import ObjectiveConfig, check_objective
+from gje_world.objectives.config import ObjectiveConfig, check_world_objective
 from gje_world.options import ConfigError, group, option, require_at_least, value_of
 from gje_world.training.engine import EngineConfig
 from gje_world.video.evaluation import VideoEvaluationConfig
@@ -93,7 +93,7 @@ def check(config: VideoConfig) -> None:
     check_belief(config.belief, config.encoder.dim)
     if config.belief.name == "point":
         raise ConfigError("belief=point has no density, by which futures are scored; use belief=diagonal")
-    check_objective(config.objective, config.belief.name, config.encoder.dim)
+    check_world_objective(config.objective, config.belief.name, config.encoder.dim)
 
 
 def check_share(config: VideoConfig, ranks: int) -> None:

@@ -227,3 +227,38 @@ def test_an_option_of_another_objective_is_named_with_those_there_are():
         ValueError, match=r"gje_joint has no option beta; it takes form, marginal, .*shrinkage"
     ):
         make_objective("gje_joint", 8, beta=0.5)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 0.1, 1e3])
+def test_the_scale_free_joint_form_is_free_of_scale_as_shipped(scale):
+    torch.manual_seed(0)
+    context = torch.randn(200, 6)
+    target = 0.7 * context + torch.randn(200, 6)
+    joint = make_objective("gje_joint", 6)
+    expected = joint.couple(context, target).mean()
+    torch.testing.assert_close(
+        joint.couple(scale * context, scale * target).mean(), expected, rtol=0, atol=1e-4
+    )
+    assert expected < -0.1
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0, 1e3])
+@pytest.mark.parametrize("kind", ["few", "rank_one"])
+def test_the_marginal_term_is_finite_where_the_covariance_is_singular(scale, kind):
+    torch.manual_seed(0)
+    z = torch.randn(32, 64) if kind == "few" else torch.randn(256, 1) * torch.randn(64)
+    z = (scale * z).requires_grad_()
+    loss = make_objective("gje_conditional", 64).marginal(z)
+    loss.backward()
+    assert loss.isfinite() and z.grad.isfinite().all() and loss > 0
+
+
+def test_gmje_mdn_takes_no_option_that_its_mixture_cannot_keep():
+    with pytest.raises(ValueError, match="objective=gmje_mdn has no option beta"):
+        make_objective("gmje_mdn", 4, beta=0.5)
+
+
+@pytest.mark.parametrize("option", ["resolution", "marginal_weight"])
+def test_infinite_weights_are_refused(option):
+    with pytest.raises(ValueError, match=f"objective.{option}=inf"):
+        make_objective("gje_conditional", 4, **{option: float("inf")})

@@ -94,7 +94,7 @@ def test_particles_go_their_own_ways():
 def test_later_steps_start_from_the_particles_of_the_step_before():
     # beliefs with (almost) no variance: the futures are then the chain of means
     model = world()
-    model.head.scale.low, model.head.scale.high = -20.0, -19.0
+    model.head.scale.middle, model.head.scale.reach = -19.5, 0.5
     z, action = torch.randn(5, DIM), torch.rand(3, 5, ACTION) * 2 - 1
     with torch.no_grad():
         futures = model.imagine(z, action, particles=2)
