@@ -36,9 +36,7 @@ class BoundedScale(nn.Module):
         if not low < high:
             raise ValueError(f"log_std_bounds must be (low, high) with low < high, got {log_std_bounds}")
         if not max(-low, high) <= LARGEST_LOG_STD:
-            raise ValueError(
-                f"log_std_bounds must be within {LARGEST_LOG_STD} of 0, whose squares are finite, got {log_std_bounds}"
-            )
+            raise ValueError(f"log_std_bounds must be within {LARGEST_LOG_STD} of 0, got {log_std_bounds}")
         self.middle, self.reach = (low + high) / 2, (high - low) / 2
 
     def forward(self, raw: Tensor) -> Tensor:
