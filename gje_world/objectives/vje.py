@@ -13,6 +13,8 @@ from gje_world.beliefs import Belief
 from gje_world.beliefs import StudentT as MultivariateStudentT
 from gje_world.objectives.objective import Objective, require
 
+SHORTEST = 1e-3  # radius below which an embedding has less and less of a direction, and gradients stay bounded
+
 
 class VJE(Objective):
     r"""VJE-style ELBO (after arXiv 2602.05639), per dimension; the belief is the posterior.
@@ -50,9 +52,9 @@ def elbo(belief: Belief, z_target: Tensor, df: float) -> Tensor:
     root = math.sqrt(z_target.shape[-1])
     sample = belief.rsample()
     freedom = z_target.new_tensor(df).expand(sample.shape[:-1])
-    direction = MultivariateStudentT(root * F.normalize(sample, dim=-1), belief.stddev, freedom)
+    direction = MultivariateStudentT(root * F.normalize(sample, dim=-1, eps=SHORTEST), belief.stddev, freedom)
     radius = StudentT(df, sample.norm(dim=-1) / root, 1.0, validate_args=False)
-    likelihood = direction.log_prob(root * F.normalize(z_target, dim=-1)) + radius.log_prob(
+    likelihood = direction.log_prob(root * F.normalize(z_target, dim=-1, eps=SHORTEST)) + radius.log_prob(
         z_target.norm(dim=-1) / root
     )
     prior = Normal(z_target.new_zeros(()), z_target.new_ones(()), validate_args=False)

@@ -102,3 +102,11 @@ def test_moment_matching_finds_mean_and_variance():
         optimizer.step()
     torch.testing.assert_close(mean, target.mean(0), rtol=0, atol=1e-3)
     torch.testing.assert_close(std, target.std(0), rtol=0, atol=5e-3)
+
+
+def test_a_target_at_the_origin_has_a_bounded_gradient(prediction):
+    belief, _ = prediction
+    target = torch.zeros(6, DIM, requires_grad=True)
+    VJE(DIM).predict(belief, target).sum().backward()
+    assert target.grad.isfinite().all()
+    assert target.grad.abs().max() < 1e4
