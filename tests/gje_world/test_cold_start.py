@@ -1,12 +1,15 @@
 """A new belief finds the scale of its targets, whatever it is: neither collapse nor explosion on the way."""
 
+import csv
 import math
+from pathlib import Path
 
 import pytest
 
 from gje_world.beliefs import HEADS
 from gje_world.evaluation.cold_start import spread_while_learning
 
+MEASURED = Path(__file__).parents[2] / "results" / "cold_start.csv"
 SCALES = (1e-3, 1.0, 1e3)
 UPDATES = {"flow": 100, "ensemble": 300}  # the slow ones show it sooner
 
@@ -22,3 +25,18 @@ def test_the_spread_finds_the_scale_of_the_targets(belief, scale):
     assert min(curve) > 0.5 * min(start, 1), "collapsed"
     assert max(curve) < 10 * max(start, 1 / 0.3), "blew up"
     assert abs(math.log(end)) < max(0.9 * abs(math.log(start)), math.log(4)), "did not come nearer"
+
+
+def test_all_seeds_of_the_measured_thousand_updates_kept_their_spread_and_came_nearer():
+    with MEASURED.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    cells = {(row["belief"], float(row["scale"]), int(row["seed"])) for row in rows}
+    assert cells == {(b, s, i) for b in HEADS if b != "point" for s in SCALES for i in range(5)}
+    for row in rows:
+        start, lowest, highest, end = (float(row[name]) for name in ("start", "lowest", "highest", "end"))
+        assert lowest > 0.5 * min(start, 1), row
+        assert highest < 3 * max(start, 3), row
+        if row["belief"] == "power_spherical" or float(row["scale"]) == 1:
+            assert 0.9 < end < 1.4, row
+        else:
+            assert abs(math.log(end)) < 0.7 * abs(math.log(start)), row
