@@ -175,11 +175,10 @@ def check(config: TrainConfig) -> None:
 def _check_objective(config: TrainConfig) -> None:
     """Refuses objectives and beliefs that are unknown or do not fit together."""
     belief, dim = config.belief.name, config.world.dim
-    check_belief(config.belief, dim)
     objective = check_world_objective(config.objective, belief, dim)
+    check_belief(config.belief, dim)
     if config.world.simplicial:
-        words = "point where world.simplicial=true, as objective=consistency sets it"
-        _require(belief == "point", "belief", belief, words)
+        _require(belief == "point", "belief", belief, "point where world.simplicial=true")
         _require(dim % 8 == 0, "world.dim", dim, "a multiple of 8 where world.simplicial=true")
     embeddings = config.batch_size * (config.agent.horizon + 1)
     if objective.marginal_weight > 0 and objective.marginal_name == "gaussian_kl" and embeddings <= dim:

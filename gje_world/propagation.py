@@ -27,7 +27,8 @@ def propagate(
     r"""Beliefs over the embeddings `[B, D]` at each of the next `T` steps, from `z [B, D]`.
 
     By particles, the belief at a step is the equal mixture of what the particles of the step before believe:
-    exact as their number grows, with a density and of any shape. By moments, it is a Gaussian, carried
+    of any shape, with moments exact as their number grows; its density, and so its regions, are far too sure
+    where they are few for `D`, as 64 are beyond a few dimensions. By moments, it is a Gaussian, carried
     through the linearised mean as in the extended Kalman filter: with :math:`J` the derivative of the
     believed mean :math:`f`,
 

@@ -22,6 +22,7 @@ class Consistency(Objective):
     """
 
     needs_density: ClassVar[bool] = False
+    beliefs = ("point",)  # a spread would never be learnt
 
     def __init__(self, dim: int, *, marginal: str = "none", target: str = "stop_gradient", **common: Any):
         super().__init__(dim, marginal=marginal, target=target, **common)

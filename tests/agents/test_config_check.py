@@ -158,8 +158,10 @@ def test_what_can_be_left_out_may_be_zero(name):
         ),
         (
             {"objective__name": "consistency", "world__simplicial": True},
-            "belief=diagonal must be point where world.simplicial=true",
+            "objective=consistency needs belief=point; got belief=diagonal",
         ),
+        ({"world__simplicial": True}, "belief=diagonal must be point where world.simplicial=true"),
+        ({"objective__name": "vi_simsiam", "belief__name": "power_spherical"}, "a world model needs another"),
         (
             {
                 "objective__name": "consistency",
