@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from gje_world.training.run_directory import RunDirectoryError
 USER_ERRORS = (ConfigError, RunDirectoryError, CheckpointError, DiskSpaceError)
 FLAGS = ("--cfg", "-c", "--resolve", "--package", "-p")  # those of Hydra's that show a configuration
 FULL = (errno.ENOSPC, errno.EDQUOT)
+HELP_WIDTH = 110
 INTERRUPTED = 130  # what shells expect after Ctrl-C
 COMMON = Path(configs.__file__).parent  # groups of one command alone stand in a folder of its name here
 
@@ -114,7 +116,10 @@ def help_text(command: str, config: Any, about: str) -> str:
     groups = groups_of(command, config)
     if groups:
         lines.append("Groups (group=choice):")
-        lines += [f"  {name:<10} {', '.join(choices)}" for name, choices in groups.items()]
+        for name, choices in groups.items():
+            lines += textwrap.wrap(
+                ", ".join(choices), HELP_WIDTH, initial_indent=f"  {name:<10} ", subsequent_indent=" " * 13
+            )
         lines.append("")
     options = [
         (name, "(needed)" if value == MISSING else value, help) for name, value, help in described(config)
