@@ -13,11 +13,8 @@ from gje_world.beliefs.belief import EMPTY, Belief
 from gje_world.beliefs.gamma import digamma_difference, log_gamma_ratio
 from gje_world.beliefs.head import LOG_STD_BOUNDS, BoundedScale, linear
 
+LOWEST_DF, HIGHEST_DF = 2.1, 100.0  # learnt: below 2 there is no variance, above 100 nothing but a Gaussian
 LARGEST_GIVEN_DF = 10_000
-LOWEST_DF, HIGHEST_DF = (
-    2.1,
-    100.0,
-)  # of those learnt: below 2 there is no variance, above 100 nothing but a Gaussian
 
 
 class StudentT(Belief):

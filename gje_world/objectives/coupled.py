@@ -15,8 +15,8 @@ class Coupled(Objective):
 
     The context's embedding is the mean of the belief, which is what the predictor makes of the context. The
     coupling, with the marginal term, trains encoder and predictor; the belief's likelihood, of a target held
-    fixed, tells how far the prediction may be off. A point has no likelihood: then the
-    coupling is all (from Python; the commands, whose gauges ask for a density, refuse it).
+    fixed, tells how far the prediction may be off. A point has no likelihood: then the coupling
+    is all (from Python; the commands, whose gauges ask for a density, refuse it).
 
     Arguments:
         resolution: of the belief's likelihood, as in `ConditionalGJE`.

@@ -91,10 +91,12 @@ def require(holds: bool, name: str, value: object, right: str) -> None:
     """Refuses the `value` of an objective's option.
 
     Raises:
-        ValueError: it does not hold.
+        ValueError: it does not hold, or is infinite.
     """
-    if not holds or value in (math.inf, -math.inf):
+    if not holds:
         raise ValueError(f"objective.{name}={value} must be {right}")
+    if value == math.inf:
+        raise ValueError(f"objective.{name}={value} must be finite")
 
 
 def require_one_of(name: str, value: object, known: tuple[str, ...]) -> None:

@@ -13,9 +13,7 @@ from gje_world.beliefs import Belief
 from gje_world.beliefs import StudentT as MultivariateStudentT
 from gje_world.objectives.objective import Objective, require
 
-SHORTEST = (
-    1e-3  # radius below which an embedding has less and less of a direction, and gradients stay bounded
-)
+SHORTEST = 1e-3  # radius below which an embedding loses its direction, so that gradients stay bounded
 
 
 class VJE(Objective):
