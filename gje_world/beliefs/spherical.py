@@ -12,9 +12,10 @@ from torch.types import _size
 
 from gje_world.beliefs.belief import EMPTY, Belief
 from gje_world.beliefs.gamma import digamma_difference, log_gamma_ratio
-from gje_world.beliefs.head import LOG_STD_BOUNDS, BoundedScale, linear, require_dim
+from gje_world.beliefs.head import BoundedScale, linear, require_dim
 
 LOG_CONCENTRATION_BOUNDS = (-5.0, 10.0)  # from all over the sphere to within a hundredth of a radian
+LOG_RADIUS_STD_BOUNDS = (-5.0, 1.0)  # the spread is relative to the radius: it needs no scale of its own
 LARGEST_LOG_RADIUS = 12.0  # or the smallest, below 0
 SMALLEST_RADIUS = 1e-5  # in embedding units: a change that is none has no direction, and must have a gradient
 
@@ -199,7 +200,7 @@ class PolarHead(nn.Module):
         features: int,
         dim: int,
         log_concentration_bounds: tuple[float, float] = LOG_CONCENTRATION_BOUNDS,
-        log_std_bounds: tuple[float, float] = (LOG_STD_BOUNDS[0], 1.0),
+        log_std_bounds: tuple[float, float] = LOG_RADIUS_STD_BOUNDS,
     ):
         super().__init__()
         require_dim("polar", dim, low=2)
