@@ -11,7 +11,7 @@ from agents.agent import AgentConfig, EncoderMode
 from agents.planner import PlannerConfig, Risk
 from gje_world.beliefs.config import BeliefConfig, check_belief
 from gje_world.objectives.config import ObjectiveConfig, check_world_objective
-from gje_world.options import ConfigError, group, option, require_at_least, value_of
+from gje_world.options import ConfigError, group, option, require_at_least, require_groups, value_of
 from gje_world.training.devices import Precision
 from gje_world.world_model import WorldModelConfig
 
@@ -112,6 +112,7 @@ def check(config: TrainConfig) -> None:
     Raises:
         ConfigError: the first option found wrong.
     """
+    require_groups(config)
     require_at_least(1, config, *_AT_LEAST_ONE)
     require_at_least(0, config, *_AT_LEAST_ZERO)
     for name in _POSITIVE:

@@ -103,7 +103,8 @@ class Online:
             try:
                 while True:
                     if self.evaluation_owed:
-                        score = self.evaluate(stop)["eval/return_mean"]
+                        with progress.resting():
+                            score = self.evaluate(stop)["eval/return_mean"]
                         progress.announce(f"{self.step:,} frames: evaluation return {score:.1f}")
                     if save_owed:
                         self.save()

@@ -159,6 +159,9 @@ def explain(command: str, error: BaseException, config: Any, arguments: Sequence
         missing = [name for name, value, _ in described(config) if value == MISSING]
         return f"{', '.join(missing)} must be given; see --help"
     reason = str(error).partition("\n")[0]
+    if key and "is not a ListConfig" in reason:
+        written = next((a.partition("=")[2] for a in arguments if a.startswith(f"{key}=")), "...")
+        return f"{key}={written} must be a list, written {key}=[{written}]"
     return f"{key}: {reason}" if key else reason
 
 

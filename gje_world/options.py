@@ -40,6 +40,21 @@ def value_of(config: Any, name: str) -> Any:
     return functools.reduce(getattr, name.split("."), config)
 
 
+def require_groups(config: Any) -> None:
+    """Refuses groups of a configuration that are not of their dataclass, as where Python gives a word.
+
+    Raises:
+        ConfigError: the first one found, with how it is written.
+    """
+    for f in fields(config):
+        kind, value = f.default_factory, getattr(config, f.name)
+        if is_dataclass(kind) and not isinstance(value, kind):
+            first = next(iter(fields(kind))).name
+            where = f"{kind.__module__}.{kind.__name__}"
+            example = f"{kind.__name__}({first}={value!r})"
+            raise ConfigError(f"{f.name}={value!r} must be a {where}, such as {example}")
+
+
 def require_at_least(low: float, config: Any, *names: str, prefix: str = "") -> None:
     """Refuses numbers below `low` among the options called `names`, dotted; null is none.
 

@@ -25,7 +25,7 @@ from gje_world.methods import METHODS, Method, over_ranks
 from gje_world.methods.config import MethodConfig, build_method
 from gje_world.networks.config import EncoderConfig, build_encoder
 from gje_world.objectives.config import ObjectiveConfig
-from gje_world.options import ConfigError, group, option, plain_value, require_at_least
+from gje_world.options import ConfigError, group, option, plain_value, require_at_least, require_groups
 from gje_world.plots.pretraining import write_report
 from gje_world.pretrained import Pretrained, load_pretrained
 from gje_world.probing.data import probe_data, with_unlike
@@ -161,6 +161,7 @@ def run_path(config: PretrainConfig) -> Path:
 
 def pretrain(config: PretrainConfig) -> int:
     """Pretrain as `config` says, or go on with the run in its directory; the exit status."""
+    require_groups(config)
     config.engine.check()
     set_threads(config.engine.threads)
     keep_freed_memory()

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from gje_world.beliefs import Belief, CovarianceGaussian
 from gje_world.beliefs.ensemble import Pool
+from gje_world.beliefs.gaussian import cholesky
 
 METHODS = ("particles", "moments")
+LEAST_VARIANCE = 1e-10  # along any axis of propagated moments, which rounding may leave with none
 
 
 class Dynamics(Protocol):
@@ -115,5 +117,4 @@ def covariance(belief: Belief) -> Tensor:
 def gaussian(mean: Tensor, covariance: Tensor) -> CovarianceGaussian:
     """The Gaussian belief of that mean `[..., D]` and covariance `[..., D, D]`."""
     with torch.autocast(mean.device.type, enabled=False):
-        factor, _ = torch.linalg.cholesky_ex(covariance.to(mean.dtype), check_errors=False)
-        return CovarianceGaussian(mean, factor)
+        return CovarianceGaussian(mean, cholesky(covariance.to(mean.dtype), LEAST_VARIANCE))

@@ -20,11 +20,15 @@ class Belief(Distribution):
     training maximises. What has no closed form is estimated from `SAMPLES` draws, and says so.
     """
 
+    name = "belief"  # that of its head in `HEADS`; those without a head keep this one
     arg_constraints: ClassVar[dict] = {}
     has_rsample = True
 
     def __init__(self, batch_shape: _size, dim: int):
         super().__init__(torch.Size(batch_shape), torch.Size((dim,)), validate_args=False)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(batch_shape={tuple(self.batch_shape)}, dim={self.dim})"
 
     @property
     def dim(self) -> int:
@@ -77,7 +81,7 @@ class Translated(Belief):
     """`base` moved by `offset [..., D]`."""
 
     def __init__(self, base: Belief, offset: Tensor):
-        self.base, self.offset = base, offset
+        self.base, self.offset, self.name = base, offset, base.name
         super().__init__(torch.broadcast_shapes(base.batch_shape, offset.shape[:-1]), base.dim)
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gje_world.beliefs.gaussian import Gaussian, in_full_precision, times
+from gje_world.beliefs.gaussian import Gaussian, cholesky, in_full_precision, times
 from gje_world.beliefs.head import LARGEST_DIM, LOG_STD_BOUNDS, BoundedScale, linear, require_dim
 
 
@@ -16,6 +16,8 @@ class PrecisionGaussian(Gaussian):
         mean: :math:`\mu`, shape `[..., D]`.
         precision_tril: :math:`L`, lower triangular with positive diagonal, shape `[..., D, D]`.
     """
+
+    name = "full"
 
     def __init__(self, mean: Tensor, precision_tril: Tensor):
         super().__init__(mean)
@@ -63,7 +65,7 @@ class PrecisionGaussian(Gaussian):
         eye = torch.eye(self.dim, dtype=tril.dtype, device=tril.device)
         gram = eye + resolution**2 * tril.mT @ tril
         # a factor that is lower on the right: that of the matrix turned upside down, turned back
-        factor = torch.linalg.cholesky_ex(gram.flip(-2, -1))[0].flip(-2, -1).mT
+        factor = cholesky(gram.flip(-2, -1)).flip(-2, -1).mT
         return PrecisionGaussian(
             self.mean, torch.linalg.solve_triangular(factor, tril, upper=False, left=False)
         )
@@ -79,6 +81,8 @@ class CovarianceGaussian(Gaussian):
         mean: :math:`\mu`, shape `[..., D]`.
         scale_tril: :math:`L`, lower triangular with positive diagonal, shape `[..., D, D]`.
     """
+
+    name = "full_covariance"
 
     def __init__(self, mean: Tensor, scale_tril: Tensor):
         super().__init__(mean)
@@ -114,7 +118,7 @@ class CovarianceGaussian(Gaussian):
     def blur(self, resolution: float) -> CovarianceGaussian:
         eye = torch.eye(self.dim, dtype=self.scale_tril.dtype, device=self.scale_tril.device)
         covariance = self.covariance_matrix + resolution**2 * eye
-        return CovarianceGaussian(self.mean, torch.linalg.cholesky_ex(covariance)[0])
+        return CovarianceGaussian(self.mean, cholesky(covariance))
 
     def translate(self, offset: Tensor) -> CovarianceGaussian:
         return CovarianceGaussian(self.mean + offset, self.scale_tril)

@@ -18,6 +18,8 @@ class DiagonalGaussian(Gaussian):
         std: :math:`\sigma > 0`, shape `[..., D]`.
     """
 
+    name = "diagonal"
+
     def __init__(self, mean: Tensor, std: Tensor):
         super().__init__(mean)
         self.std = std

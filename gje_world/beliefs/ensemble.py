@@ -70,6 +70,8 @@ class EqualMixture(Belief):
 class Ensemble(EqualMixture):
     """Equal mixture of `members` (Lakshminarayanan et al., 2017)."""
 
+    name = "ensemble"
+
     def __init__(self, members: Sequence[Belief]):
         self.members = tuple(members)
         super().__init__(members[0].batch_shape, members[0].dim)
@@ -95,7 +97,7 @@ class Pool(EqualMixture):
     """Equal mixture over the first batch dimension of `beliefs`: what a cloud of particles believes."""
 
     def __init__(self, beliefs: Belief):
-        self.beliefs = beliefs
+        self.beliefs, self.name = beliefs, beliefs.name
         super().__init__(beliefs.batch_shape[1:], beliefs.dim)
 
     def each_density(self, value: Tensor) -> Tensor:

@@ -24,6 +24,8 @@ class Flow(Belief):
         flow: distribution of `x`, event shape `[D]`.
     """
 
+    name = "flow"
+
     def __init__(self, location: Tensor, scale: Tensor, flow: zuko.distributions.NormalizingFlow):
         self.location, self.scale, self.flow = location, scale, flow
         self._estimates: dict[bool, tuple[Tensor, Tensor]] = {}  # with a graph, and without one

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.types import _size
 
 from gje_world.beliefs.belief import EMPTY
-from gje_world.beliefs.gaussian import LOG_2PI, Gaussian, in_full_precision, times
+from gje_world.beliefs.gaussian import LOG_2PI, Gaussian, cholesky, in_full_precision, times
 from gje_world.beliefs.head import LOG_STD_BOUNDS, BoundedScale, linear
 
 LARGEST_LOADING = 30.0  # of a factor, in units of the dimension's own std: correlations reach 0.999
@@ -32,7 +32,7 @@ class _Energy(torch.autograd.Function):
     def solve(error: Tensor, factor: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Cholesky factor of `C`, its inverse, `q` and `u`."""
         eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-        tril, _ = torch.linalg.cholesky_ex(eye + factor.mT @ factor, check_errors=False)
+        tril = cholesky(eye + factor.mT @ factor)
         inverse = torch.cholesky_inverse(tril)
         shared = times(times(error, factor), inverse)
         return tril, inverse, shared, error - times(shared, factor.mT)
@@ -60,6 +60,8 @@ class LowRankGaussian(Gaussian):
         factor: :math:`V`, shape `[..., D, r]`.
     """
 
+    name = "low_rank"
+
     def __init__(self, mean: Tensor, std: Tensor, factor: Tensor):
         super().__init__(mean)
         self.std, self.factor = std, factor
@@ -71,7 +73,7 @@ class LowRankGaussian(Gaussian):
         graph = torch.is_grad_enabled()
         if graph not in self._solved:
             eye = torch.eye(self.factor.shape[-1], dtype=self.factor.dtype, device=self.factor.device)
-            tril, _ = torch.linalg.cholesky_ex(eye + self.factor.mT @ self.factor, check_errors=False)
+            tril = cholesky(eye + self.factor.mT @ self.factor)
             inverse = torch.linalg.solve_triangular(tril, eye.expand_as(tril), upper=False)
             self._solved[graph] = inverse, tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return self._solved[graph]

@@ -24,6 +24,8 @@ class Mixture(Belief):
         components: Gaussian beliefs of batch shape `[..., K]`.
     """
 
+    name = "mixture"
+
     def __init__(self, log_weights: Tensor, components: DiagonalGaussian | LowRankGaussian):
         self.log_weights, self.components = log_weights, components
         super().__init__(components.batch_shape[:-1], components.dim)

@@ -14,6 +14,8 @@ from gje_world.networks.mlp import simplicial
 class Point(Belief):
     """Degenerate distribution at `mean`, shape `[..., D]`. It has samples but no density."""
 
+    name = "point"
+
     def __init__(self, mean: Tensor):
         self._mean = mean
         super().__init__(mean.shape[:-1], mean.shape[-1])

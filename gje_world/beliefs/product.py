@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gje_world.beliefs.dense import PrecisionGaussian
 from gje_world.beliefs.diagonal import DiagonalGaussian
-from gje_world.beliefs.gaussian import Gaussian
+from gje_world.beliefs.gaussian import Gaussian, cholesky
 
 
 def fuse(a: Gaussian, b: Gaussian) -> Gaussian:
@@ -39,7 +39,7 @@ def fuse(a: Gaussian, b: Gaussian) -> Gaussian:
         )
     with torch.autocast(a.mean.device.type, enabled=False):
         precisions = [precision_matrix(a), precision_matrix(b)]
-        tril = torch.linalg.cholesky_ex(precisions[0] + precisions[1], check_errors=False).L
+        tril = cholesky(precisions[0] + precisions[1])
         pulls = [(matrix @ e.mean.unsqueeze(-1)) for matrix, e in zip(precisions, (a, b), strict=True)]
         mean = torch.cholesky_solve(pulls[0] + pulls[1], tril).squeeze(-1)
     return PrecisionGaussian(mean, tril)
@@ -51,4 +51,4 @@ def precision_matrix(belief: Gaussian) -> Tensor:
         return belief.precision_tril @ belief.precision_tril.mT
     if isinstance(belief, DiagonalGaussian):
         return belief.variance.reciprocal().diag_embed()
-    return torch.cholesky_inverse(torch.linalg.cholesky_ex(belief.covariance_matrix, check_errors=False).L)
+    return torch.cholesky_inverse(cholesky(belief.covariance_matrix))

@@ -19,6 +19,8 @@ class SpectralGaussian(Gaussian):
         basis: :math:`Q`, orthogonal, its columns the axes, shape `[D, D]`.
     """
 
+    name = "spectral"
+
     def __init__(self, mean: Tensor, std: Tensor, basis: Tensor):
         super().__init__(mean)
         self.std, self.basis = std, basis

@@ -31,6 +31,8 @@ class PowerSpherical(Belief):
         concentration: :math:`\kappa > 0`, shape `[...]`.
     """
 
+    name = "power_spherical"
+
     def __init__(self, direction: Tensor, concentration: Tensor):
         self.direction, self.concentration = direction, concentration
         super().__init__(direction.shape[:-1], direction.shape[-1])
@@ -113,6 +115,8 @@ class Polar(Belief):
         log_radius: mean of the radius' logarithm, shape `[...]`.
         log_radius_std: standard deviation of the radius' logarithm, shape `[...]`.
     """
+
+    name = "polar"
 
     def __init__(self, direction: PowerSpherical, log_radius: Tensor, log_radius_std: Tensor):
         self.direction, self.log_radius, self.log_radius_std = direction, log_radius, log_radius_std

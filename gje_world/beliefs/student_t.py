@@ -26,6 +26,8 @@ class StudentT(Belief):
         df: degrees of freedom :math:`\nu > 2`, shape `[...]`.
     """
 
+    name = "student_t"
+
     def __init__(self, mean: Tensor, scale: Tensor, df: Tensor):
         self._mean, self.scale, self.df = mean, scale, df
         super().__init__(mean.shape[:-1], mean.shape[-1])

@@ -8,9 +8,10 @@ import torch
 from torch import Generator, Tensor
 
 from gje_world.beliefs import Belief, CovarianceGaussian, Pool
+from gje_world.beliefs.gaussian import cholesky
 from gje_world.evaluation.futures_scores import rank_pit
 from gje_world.evaluation.scores import coverage_error, energy_score
-from gje_world.objectives.statistics import cholesky, moments, own
+from gje_world.objectives.statistics import RIDGE, moments, own
 from gje_world.propagation import covariance, gaussian
 
 SEED = 2**31  # of where a rank lies between two draws
@@ -41,7 +42,7 @@ class Foresight(NamedTuple):
 def marginal_gaussian(z: Tensor) -> CovarianceGaussian:
     """The Gaussian of mean and covariance of the embeddings `z [..., D]`."""
     mean, covariance = moments(z, over_ranks=own)
-    return CovarianceGaussian(mean, cholesky(covariance))
+    return CovarianceGaussian(mean, cholesky(covariance, RIDGE))
 
 
 def likelihood(belief: Belief) -> Belief:

@@ -55,13 +55,13 @@ def check_objective(objective: ObjectiveConfig, belief: str, dim: int) -> Object
         raise ConfigError(f"objective={objective.name} must be one of {', '.join(OBJECTIVES)}")
     try:
         made = make_objective(dim=dim, **keywords(objective))
+        made.require_belief(belief)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    name = f"objective={objective.name}"
-    if made.beliefs and belief not in made.beliefs:
-        raise ConfigError(f"{name} needs belief={' or '.join(made.beliefs)}; got belief={belief}")
     if made.needs_density and belief == "point":
-        raise ConfigError(f"belief=point has no density, which {name} needs; use belief=diagonal")
+        raise ConfigError(
+            f"belief=point has no density, which objective={made.name} needs; use belief=diagonal"
+        )
     return made
 
 

@@ -21,6 +21,7 @@ class Consistency(Objective):
         common: options of every objective.
     """
 
+    name = "consistency"
     needs_density: ClassVar[bool] = False
     beliefs = ("point",)  # a spread would never be learnt
 

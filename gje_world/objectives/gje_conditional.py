@@ -41,6 +41,8 @@ class ConditionalGJE(Objective):
         common: options of every objective.
     """
 
+    name = "gje_conditional"
+
     def __init__(
         self,
         dim: int,

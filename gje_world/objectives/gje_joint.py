@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from gje_world.beliefs import CovarianceGaussian
-from gje_world.beliefs.gaussian import LOG_2PI
+from gje_world.beliefs.gaussian import LOG_2PI, cholesky
 from gje_world.objectives.coupled import Coupled
 from gje_world.objectives.objective import require, require_one_of
-from gje_world.objectives.statistics import RIDGE, cholesky, moments
+from gje_world.objectives.statistics import RIDGE, moments
 
 SMALLEST_VARIANCE = 1e-24  # of a dimension that is not held to be constant
 FORMS = ("scale_free", "conditional", "primal")
@@ -41,6 +41,8 @@ class JointGJE(Coupled):
         shrinkage: :math:`s` of the covariance towards its diagonal, between 0 and 1.
         common: options of every coupled objective.
     """
+
+    name = "gje_joint"
 
     def __init__(self, dim: int, *, form: str = "scale_free", shrinkage: float = 0.1, **common: Any):
         super().__init__(dim, **common)

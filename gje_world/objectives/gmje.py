@@ -32,6 +32,8 @@ class PrototypeGMJE(Coupled):
         common: options of every coupled objective.
     """
 
+    name = "gmje"
+
     def __init__(self, dim: int, *, prototypes: int = 8, **common: Any):
         super().__init__(dim, **common)
         require(prototypes >= 1, "prototypes", prototypes, "at least 1")
@@ -67,6 +69,7 @@ class MixtureDensityGMJE(Objective):
         common: options of every objective.
     """
 
+    name = "gmje_mdn"
     beliefs = ("mixture",)
 
     def __init__(self, dim: int, *, resolution: float = 0.0, **common: Any):

@@ -42,6 +42,7 @@ class NeuralGasGMJE(Coupled):
         common: options of every coupled objective.
     """
 
+    name = "gmje_gng"
     centres: Tensor
     alive: Tensor
     age: Tensor

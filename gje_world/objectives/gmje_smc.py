@@ -34,6 +34,7 @@ class ParticleGMJE(Coupled):
         common: options of every coupled objective.
     """
 
+    name = "gmje_smc"
     particles: Tensor
     weights: Tensor
 

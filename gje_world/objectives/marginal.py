@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gje_world.objectives.statistics import RIDGE, agree, cholesky, mean_over_ranks, moments
+from gje_world.beliefs.gaussian import cholesky
+from gje_world.objectives.statistics import RIDGE, agree, mean_over_ranks, moments
 
 SLICES = 256  # directions that SIGReg looks along, drawn anew each time
 COVARIANCE_SHARE = 1 / 25  # of VICReg's covariance term beside its variance term

@@ -33,6 +33,7 @@ class Objective(nn.Module):
         ValueError: an option has a value that cannot work.
     """
 
+    name = "objective"  # that in `OBJECTIVES`
     needs_density: ClassVar[bool] = True  # whether the belief must have one
     beliefs: tuple[str, ...] = ()  # the only ones that fit; empty: any
 
@@ -64,12 +65,27 @@ class Objective(nn.Module):
         average = AveragedModel(encoder, multi_avg_fn=get_ema_multi_avg_fn(self.momentum), use_buffers=True)
         return average.requires_grad_(False)
 
+    def require_belief(self, name: str) -> None:
+        """Refuses beliefs of that name where this objective cannot learn them.
+
+        Raises:
+            ValueError: naming those it can.
+        """
+        if self.beliefs and name not in self.beliefs:
+            fit = " or ".join(self.beliefs)
+            raise ValueError(f"objective={self.name} needs belief={fit}; got belief={name}")
+
     def loss(self, belief: Belief, z_target: Tensor) -> Tensor:
         """Loss `[...]` of each prediction of float32 `z_target [..., D]`; what a subclass tells."""
         raise NotImplementedError
 
     def predict(self, belief: Belief, z_target: Tensor) -> Tensor:
-        """Loss `[...]` of each prediction of `z_target [..., D]`; likelihoods are in nats per dimension."""
+        """Loss `[...]` of each prediction of `z_target [..., D]`; likelihoods are in nats per dimension.
+
+        Raises:
+            ValueError: this objective cannot learn such a belief.
+        """
+        self.require_belief(belief.name)
         target = z_target if self.target == "online" else z_target.detach()
         with torch.autocast(target.device.type, enabled=False):
             return self.loss(belief, target.float())

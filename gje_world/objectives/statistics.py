@@ -54,14 +54,3 @@ def moments(z: Tensor, over_ranks: Callable[[Tensor], Tensor] = mean_over_ranks)
     mean = over_ranks(z.mean(0))
     centred = z - mean
     return mean, over_ranks(centred.mT @ centred / z.shape[0])
-
-
-def cholesky(covariance: Tensor, ridge: float = RIDGE) -> Tensor:
-    """Lower factor `[D, D]` of `covariance [D, D]` with `ridge` added to its diagonal.
-
-    The ridge is at least as large as what rounding may make of an eigenvalue that is 0.
-    """
-    eye = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
-    rounding = 4 * torch.finfo(covariance.dtype).eps * covariance.detach().trace()
-    # check_errors=False: the error check would make a GPU wait; a failure shows as a non-finite loss
-    return torch.linalg.cholesky_ex(covariance + rounding.clamp(min=ridge) * eye, check_errors=False).L

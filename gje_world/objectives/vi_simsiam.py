@@ -26,6 +26,7 @@ class VISimSiam(Objective):
         common: options of every objective.
     """
 
+    name = "vi_simsiam"
     beliefs = ("power_spherical",)
 
     def __init__(self, dim: int, *, marginal: str = "none", target: str = "stop_gradient", **common: Any):

@@ -36,6 +36,7 @@ class VJE(Objective):
         common: options of every objective.
     """
 
+    name = "vje"
     beliefs = ("diagonal",)
 
     def __init__(self, dim: int, *, df: float = 4.0, marginal: str = "none", **common: Any):

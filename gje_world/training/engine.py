@@ -168,7 +168,8 @@ class Engine:
             try:
                 while True:
                     if self.evaluation_owed:
-                        self.evaluate_now(stop)
+                        with bar.resting():
+                            self.evaluate_now(stop)
                     if save_owed:
                         self.save()
                     if self.update >= c.updates:

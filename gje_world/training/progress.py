@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 from rich.console import Console
@@ -71,6 +73,16 @@ class TrainingProgress:
             self._history.popleft()
         if now - self._shown >= self._every or step >= self.total:
             self._show(now)
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """While other work is done, such as an evaluation: its time does not count in the speed."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            rest = time.monotonic() - start
+            self._history = deque((then + rest, step) for then, step in self._history)
 
     def announce(self, message: str) -> None:
         """Prints a line above the bar."""

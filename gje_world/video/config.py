@@ -10,7 +10,7 @@ from gje_world.data.clips import Clips
 from gje_world.data.sources import DataConfig, check_data
 from gje_world.networks import ENCODERS
 from gje_world.objectives.config import ObjectiveConfig, check_world_objective
-from gje_world.options import ConfigError, group, option, require_at_least, value_of
+from gje_world.options import ConfigError, group, option, require_at_least, require_groups, value_of
 from gje_world.training.engine import EngineConfig
 from gje_world.video.evaluation import VideoEvaluationConfig
 from gje_world.video.learner import LearningConfig
@@ -61,6 +61,7 @@ def check(config: VideoConfig) -> None:
     Raises:
         ConfigError: the first option found wrong.
     """
+    require_groups(config)
     config.engine.check()
     check_data(config.data)
     least = {

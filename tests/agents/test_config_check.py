@@ -279,3 +279,8 @@ def test_every_preset_and_objective_composes_to_what_fits(preset, objective):
     belief = {"consistency": "point", "gmje_mdn": "mixture"}.get(objective, "diagonal")
     assert (config.objective.name, config.belief.name) == (objective, belief)
     assert config.world.simplicial is (objective == "consistency")
+
+
+def test_a_word_where_a_group_must_stand_is_told_how_it_is_written():
+    message = refusal(TrainConfig(belief="low_rank"))
+    assert message.startswith("belief='low_rank' must be") and "BeliefConfig(name='low_rank')" in message

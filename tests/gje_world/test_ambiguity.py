@@ -268,6 +268,7 @@ def test_fits_with_other_settings_do_not_share_a_table(monkeypatch, capsys, tmp_
     "option, words",
     [
         ("tasks=[sin]", ["tasks=[sin]", "sine", "spiral"]),
+        ("tasks=sine", ["tasks=sine", "must be a list", "tasks=[sine]"]),
         ("beliefs=[cauchy]", ["beliefs=[cauchy]", "mixture"]),
         ("beliefs=[]", ["beliefs=[]", "null"]),
         ("seeds=0", ["seeds=0", "at least 1"]),

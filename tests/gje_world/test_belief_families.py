@@ -422,3 +422,11 @@ def test_an_ensemble_hands_what_it_does_not_take_to_its_members():
     belief = head(torch.randn(2, 4))
     assert len(belief.members) == 3
     assert belief.members[0].means.shape == (2, 2, 5)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_beliefs_go_by_the_names_of_their_heads(name):
+    belief = make_head(name, features=4, dim=D)(torch.randn(B, 4))
+    assert belief.name == name and repr(belief).endswith(f"(batch_shape=({B},), dim={D})")
+    if name != "power_spherical":
+        assert belief.translate(torch.zeros(B, D)).name == name

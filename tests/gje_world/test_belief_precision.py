@@ -18,6 +18,7 @@ from gje_world.beliefs import (
     make_head,
 )
 from gje_world.beliefs.gamma import digamma_difference, log_gamma_ratio
+from gje_world.beliefs.gaussian import cholesky
 
 
 def relative(found, right):
@@ -187,3 +188,12 @@ def test_bounds_that_float32_cannot_hold_are_refused(bounds):
 def test_degrees_of_freedom_out_of_range_are_refused(df):
     with pytest.raises(ValueError, match="df must be above 2"):
         make_head("student_t", 4, 3, df=df)
+
+
+def test_a_matrix_without_a_cholesky_factor_gives_no_numbers_that_look_right():
+    good, bad = torch.eye(3), torch.tensor([[1.0, 2.0, 0.0], [2.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    factor = cholesky(torch.stack([good, bad]))
+    torch.testing.assert_close(factor[0], good)
+    assert factor[1].isnan().all()
+    flat = torch.ones(2, 4, 4)  # rank one: three eigenvalues are 0
+    assert cholesky(flat, 0.0).isfinite().all()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from gje_world.beliefs import DiagonalGaussian, Point
+from gje_world.beliefs import DiagonalGaussian, Point, make_head
 from gje_world.objectives import (
     MARGINALS,
     OBJECTIVES,
@@ -262,3 +262,22 @@ def test_gmje_mdn_takes_no_option_that_its_mixture_cannot_keep():
 def test_infinite_weights_are_refused(option):
     with pytest.raises(ValueError, match=f"objective.{option}=inf"):
         make_objective("gje_conditional", 4, **{option: float("inf")})
+
+
+def test_objectives_go_by_the_names_they_are_made_by():
+    assert {name: kind.name for name, kind in OBJECTIVES.items()} == {name: name for name in OBJECTIVES}
+
+
+@pytest.mark.parametrize(
+    ("objective", "right"),
+    [
+        ("vje", "diagonal"),
+        ("gmje_mdn", "mixture"),
+        ("vi_simsiam", "power_spherical"),
+        ("consistency", "point"),
+    ],
+)
+def test_a_belief_that_an_objective_cannot_learn_is_refused_where_it_is_learnt(objective, right):
+    belief = make_head("low_rank", features=4, dim=3)(torch.randn(2, 4)).translate(torch.randn(2, 3))
+    with pytest.raises(ValueError, match=f"objective={objective} needs belief={right}; got belief=low_rank"):
+        make_objective(objective, dim=3).predict(belief, torch.randn(2, 3))

@@ -52,6 +52,17 @@ def test_speed_is_of_the_last_minute_and_of_this_process(clock: list[float]) -> 
     assert bar.speed == pytest.approx(10.0, rel=0.2)
 
 
+def test_what_is_done_between_steps_does_not_count_in_the_speed(clock: list[float]) -> None:
+    bar = frames(100_000, 4, console=Console(file=io.StringIO()))
+    for pause in (0.0, 150.0, 0.0):
+        with bar.resting():
+            clock[0] += pause
+        for _ in range(5):
+            clock[0] += 1.0
+            bar.advance(bar.step + 4)
+            assert bar.speed == pytest.approx(1.0)
+
+
 def test_a_terminal_gets_a_bar_and_announcements_as_they_are(clock: list[float]) -> None:
     output = io.StringIO()
     console = Console(file=output, force_terminal=True, width=120)
