@@ -17,6 +17,12 @@ from gje_world.plots.page import Tile
 from gje_world.plots.style import BLUE, INK, MUTED, styled
 from gje_world.plots.table_report import write_table_report
 
+SCORES = (
+    "On held-out data, mean over seeds. A mode is found where the belief puts at least half as much "
+    "mass near it as the truth does. The energy score is the mean distance of draws to what came, less "
+    "half that between draws; above the truth's it is the belief's error. A coverage error is how far a "
+    "region of that probability is from holding that share of what came."
+)
 Rows = Sequence[Mapping[str, Any]]
 Portraits = Mapping[str, Mapping[str, npt.NDArray]]
 
@@ -70,7 +76,7 @@ def write_report(run_dir: Path, rows: Rows, portraits: Portraits, config: str) -
             "others at one context.",
             gallery(portraits),
         ),
-        ("scoreboard", "Scores", "On held-out data, mean over seeds.", scoreboard(rows)),
+        ("scoreboard", "Scores", SCORES, scoreboard(rows)),
     )
     tiles = [Tile(f"{gap:.3f}", f"{task.replace('_', ' ')}: {belief}") for task, belief, gap in best(rows)]
     subtitle = "NLL above the truth's in nats per dimension, by the best belief of each task"
