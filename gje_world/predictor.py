@@ -59,8 +59,13 @@ class ViewPredictor(nn.Module):
         return F.normalize(v, dim=-1) if self.directions else v
 
     def believe(self, v: Tensor) -> Belief:
-        """Belief over the projection of another view of the image that `v [..., D]` is of."""
-        return self.head(self.trunk(v))
+        """Belief over the projection of another view of the image that `v [..., D]` is of.
+
+        The head tells how the other view differs, so that before anything is learnt both are expected to be
+        alike: pulling them together need not wait for the predictor. Directions are told outright.
+        """
+        told = self.head(self.trunk(v))
+        return told if self.directions else told.translate(v)
 
 
 def projector(

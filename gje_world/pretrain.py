@@ -16,16 +16,16 @@ from torch import Tensor
 from gje_world.beliefs.config import BeliefConfig
 from gje_world.command import run_command
 from gje_world.data.decoding import BrokenImageError, WorkerError
-from gje_world.data.image_sources import DataConfig, load_images
+from gje_world.data.image_sources import DataConfig, labelled, load_images
 from gje_world.data.images import Images, ShuffledBatches, Split
 from gje_world.data.rendering import make_env
 from gje_world.data.views import AugmentConfig, Views
 from gje_world.evaluation.pretraining import evaluate_beliefs, evaluate_encoder
-from gje_world.methods import METHODS, Method, over_ranks
+from gje_world.methods import METHODS, Method, method_options, over_ranks
 from gje_world.methods.config import MethodConfig, build_method
 from gje_world.networks.config import EncoderConfig, build_encoder
 from gje_world.objectives.config import ObjectiveConfig
-from gje_world.options import ConfigError, group, option, plain_value, require_at_least, require_groups
+from gje_world.options import ConfigError, given, group, option, plain_value, require_at_least, require_groups
 from gje_world.plots.pretraining import write_report
 from gje_world.pretrained import Pretrained, load_pretrained
 from gje_world.probing.data import probe_data, with_unlike
@@ -49,9 +49,11 @@ gje-pretrain: learn an encoder from views of images, and leave it where load_enc
   gje-pretrain data=cifar10 data.path=cifar-10-binary.tar.gz method=gje objective=gje_joint belief=low_rank
   gje-pretrain method=mae encoder=vit_tiny augment=mae
 
+Frames are viewed by augment=frames, photographs by their method's recipe (byol, dino, mae) or augment=simclr.
 The run directory holds report.html, metrics.jsonl, checkpoints/ and, at the end, encoder/. The same command
 on the same run directory goes on where it stopped.
 """
+RECIPES = {"byol": "byol", "dino": "dino", "mae": "mae", "masked_gje": "mae"}  # of photographs; simclr else
 CENTRING_IMAGES = 1_000  # that pixels are normalised by
 BELIEF_IMAGES = 512  # held out, that calibration is measured on
 UNLIKE_IMAGES = 500  # of noise, textures and digits each, that the probe report tells from held-out ones
@@ -145,6 +147,11 @@ def check(config: PretrainConfig) -> Pretraining:
         raise ConfigError(
             f"augment.local_size={local} must be {size}: encoder={config.encoder.name} takes one size alone"
         )
+    patch = getattr(encoder, "patch", 1)
+    if config.augment.local_views and (local or size // 2) % patch:
+        raise ConfigError(
+            f"augment.local_size={local} must be a multiple of the encoder's patch of {patch} pixels"
+        )
     return Pretraining(method, Views(config.augment, method.views, size // 2 if encoder.any_size else size))
 
 
@@ -215,13 +222,19 @@ def evaluate(
         Stopped: someone has asked to stop.
     """
     method = learner.method
-    train, test = spaced(data.train, probe_images), spaced(data.test, probe_images)
+    train, test = (spaced(known(part), probe_images) for part in (data.train, data.test))
     with fabric.autocast():
         row = evaluate_encoder(method.encoder, train, test, fabric.device, stop.check)
         if method.predictor is not None:
             views = learner.views(spaced(data.test, BELIEF_IMAGES).pixels.to(fabric.device))
             row |= evaluate_beliefs(method.encoder, method.predictor, views[0])
     return row
+
+
+def known(images: Images) -> Images:
+    """Those with a label, where some have one; else all."""
+    with_label = labelled(images)
+    return with_label if len(with_label) else images
 
 
 def spaced(images: Images, most: int) -> Images:
@@ -232,12 +245,14 @@ def spaced(images: Images, most: int) -> Images:
 def export(method: Method, config: PretrainConfig, data: Split, path: Path) -> None:
     """Write `encoder/` into the run directory."""
     words = plain_value(config)
+    believes = "objective" in method_options(config.method.name)
     source: dict[str, Any] = {"name": config.data.name, "path": config.data.path, "images": len(data.train)}
     if config.data.name == "frames":
         source |= {"task": config.data.task, "frame_stack": config.data.frame_stack}
     provenance = {
         "run": str(path),
         "method": {name: value for name, value in words["method"].items() if value is not None},
+        **({"objective": given(config.objective), "belief": given(config.belief)} if believes else {}),
         "augment": words["augment"],
         "data": source,
         "licence": data.licence,
@@ -264,12 +279,22 @@ def probe_report(path: Path, data: Split, config: PretrainConfig, fabric: Fabric
     return write_tables(folder, [row], {path.name: found.arrays}, text)
 
 
+def recipe(arguments: Sequence[str]) -> list[str]:
+    """The choice of views that photographs need, where `arguments` ask for some and leave the views open."""
+    chosen = dict(argument.partition("=")[::2] for argument in arguments)
+    if chosen.get("data", "frames") == "frames" or "augment" in chosen:
+        return []
+    return [f"augment={RECIPES.get(chosen.get('method', ''), 'simclr')}"]
+
+
 ERRORS = (BrokenImageError, WorkerError, NonFiniteError)
 
 
 def main(arguments: Sequence[str] | None = None, work: Callable[[Any], int] = pretrain) -> None:
     """Entry point of `gje-pretrain`."""
-    sys.exit(run_command("pretrain", PretrainConfig, work, ABOUT, arguments=arguments, errors=ERRORS))
+    asked = sys.argv[1:] if arguments is None else list(arguments)
+    asked = [*recipe(asked), *asked]
+    sys.exit(run_command("pretrain", PretrainConfig, work, ABOUT, arguments=asked, errors=ERRORS))
 
 
 if __name__ == "__main__":

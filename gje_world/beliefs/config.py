@@ -24,15 +24,18 @@ class BeliefConfig:
     member: str | None = option(None, "belief of an ensemble's members")
 
 
-def check_belief(belief: BeliefConfig, dim: int) -> None:
+def check_belief(belief: BeliefConfig, dim: int, *, directions: bool = False) -> None:
     """Refuses a belief over `dim` numbers that is unknown, or has no such options.
+
+    Arguments:
+        directions: whether it may be over unit vectors alone.
 
     Raises:
         ConfigError: the first option found wrong.
     """
     if belief.name not in HEADS:
         raise ConfigError(f"belief={belief.name} must be one of {', '.join(HEADS)}")
-    if belief.name == "power_spherical":
+    if belief.name == "power_spherical" and not directions:
         raise ConfigError(
             "belief=power_spherical is over directions alone; embeddings of a world need belief=polar"
         )

@@ -41,6 +41,7 @@ class AugmentConfig:
     solarize: list[float] = per_view([0.0, 0.0], "probability of inverting what is bright, of the two views")
     local_views: int = option(0, "small crops beside the others (DINO)")
     local_crop: list[float] = per_view([0.05, 0.4], "smallest and largest area of a small crop")
+    local_blur: float = option(0.0, "probability of a Gaussian blur of a small crop")
     local_size: int | None = option(None, "their pixels; null: half, where the encoder takes any size")
 
     def check(self) -> None:
@@ -59,7 +60,7 @@ class AugmentConfig:
             value = getattr(self, name)
             if len(value) != count or not all(0 <= each <= 1 for each in value):
                 raise ConfigError(f"augment.{name}={value} must be {count} numbers from 0 to 1")
-        for name in ("flip", "jitter_probability", "grey"):
+        for name in ("flip", "jitter_probability", "grey", "local_blur"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"augment.{name}={getattr(self, name)} must be between 0 and 1")
         if self.local_views < 0:
@@ -90,24 +91,24 @@ class Views:
         c, size = self.config, images.shape[-1]
         with torch.autocast(images.device.type, enabled=False):
             pixels = images.float()
-            views = [self.view(pixels, c.crop, size, index % 2) for index in range(self.count)]
-            groups = [torch.stack(views)]
+            drawn = [(c.blur[index % 2], c.solarize[index % 2]) for index in range(self.count)]
+            groups = [torch.stack([self.view(pixels, c.crop, size, *each) for each in drawn])]
             if c.local_views:
-                small = [self.view(pixels, c.local_crop, self.local_size, 0) for _ in range(c.local_views)]
-                groups.append(torch.stack(small))
+                few = (pixels, c.local_crop, self.local_size, c.local_blur, 0.0)
+                groups.append(torch.stack([self.view(*few) for _ in range(c.local_views)]))
         return groups
 
-    def view(self, images: Tensor, crop: list[float], size: int, index: int) -> Tensor:
-        """A view `[B, C, size, size]` of floating `images [B, C, H, W]`, by the recipe of the `index`-th."""
+    def view(self, images: Tensor, crop: list[float], size: int, blurred: float, solarized: float) -> Tensor:
+        """A view `[B, C, size, size]` of floating `images [B, C, H, W]`, with two of its probabilities."""
         c = self.config
         boxes = random_boxes(len(images), crop, c.aspect, images.device)
         views = resample(images, boxes, happens(images, c.flip), size)
         views = recolour(views, self.colours(views))
-        if c.blur[index] and size > SHARP:
-            views = blur(views, happens(images, c.blur[index]))
-        if c.solarize[index]:
+        if blurred and size > SHARP:
+            views = blur(views, happens(images, blurred))
+        if solarized:
             inverted = torch.where(views < WHITE / 2, views, WHITE - views)
-            views = torch.where(happens(images, c.solarize[index])[:, None, None, None], inverted, views)
+            views = torch.where(happens(images, solarized)[:, None, None, None], inverted, views)
         return views
 
     def colours(self, images: Tensor) -> Tensor:

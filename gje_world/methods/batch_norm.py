@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gje_world.objectives.statistics import distributed, mean_over_ranks
+from gje_world.options import ConfigError
 
 
 class GlobalBatchNorm(nn.BatchNorm1d):
@@ -35,6 +36,8 @@ class GlobalBatchNorm(nn.BatchNorm1d):
         """Draw the running statistics after those `[F]` of a batch of `count` values for each feature."""
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
+        if not self.track_running_stats:  # as while a chunk is encoded once more
+            return
         self.num_batches_tracked.add_(1)
         momentum = 0.1 if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, momentum)
@@ -46,9 +49,16 @@ class GlobalBatchNorm(nn.BatchNorm1d):
 
 
 def over_ranks(module: nn.Module) -> None:
-    """Put a `GlobalBatchNorm` in place of each batch normalisation within `module`, with its parameters."""
+    """Put a `GlobalBatchNorm` in place of each batch normalisation within `module`, with its parameters.
+
+    Raises:
+        ConfigError: one does more than normalise, as those of timm that hold an activation.
+    """
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+            if type(child) not in (nn.BatchNorm1d, nn.BatchNorm2d):
+                kind = type(child).__name__
+                raise ConfigError(f"engine.devices must be 1: the encoder's {kind} layers do more than normalise")
             made = GlobalBatchNorm(child.num_features, child.eps, child.momentum, child.affine)
             made.load_state_dict(child.state_dict())
             setattr(module, name, made)

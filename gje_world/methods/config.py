@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gje_world.beliefs.config import BeliefConfig
+from gje_world.beliefs.config import BeliefConfig, check_belief
 from gje_world.methods import METHODS, Method, make_method, method_options
 from gje_world.networks import Encoder
 from gje_world.objectives.config import ObjectiveConfig, check_objective, keywords
@@ -61,7 +61,8 @@ def build_method(
     takes = method_options(config.name)
     if "objective" in takes:
         check_objective(objective, belief.name, config.dim or ANY_DIM)
-        options |= {"objective": keywords(objective), "belief": given(belief)}
+        check_belief(belief, config.dim or ANY_DIM, directions=True)
+        options |= {"objective": keywords(objective, resolution=0.0), "belief": given(belief)}
     try:
         return make_method(options.pop("name"), encoder, updates, chunk=chunk, **options)
     except ValueError as error:

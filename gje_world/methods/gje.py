@@ -56,7 +56,8 @@ class GJE(Method):
         return self.beliefs
 
     def forward(self, views: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        v = self.beliefs.project(self.encode(views[0]))  # [2, B, D]
+        z = self.encode(views[0])
+        v = self.beliefs.project(z)  # [2, B, D]
         belief = self.beliefs.believe(v)
         predicted = self.objective.predict(belief, self.targets(views[0], v).flip(0)).mean()
         marginal = self.objective.marginal(v)
@@ -64,8 +65,9 @@ class GJE(Method):
             "loss/prediction": predicted.detach(),
             "loss/marginal": marginal.detach(),
             "belief/std": belief.variance.detach().mean().sqrt(),
+            "projection/std": spread(v)["embedding/std"],
         }
-        return predicted + marginal, metrics | spread(v)
+        return predicted + marginal, metrics | spread(z)
 
     def targets(self, views: Tensor, v: Tensor) -> Tensor:
         """Projections `[2, B, D]` to be predicted: `v` itself, or those of the moving average."""

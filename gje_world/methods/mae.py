@@ -44,6 +44,10 @@ class Masked(Method):
                 "null: a masked method learns from patches, and a map of their mean would stay untrained"
             )
         super().__init__(encoder, **common)
+        if self.chunk is not None:
+            raise ValueError(
+                f"chunk={self.chunk} must be null: a masked method encodes few patches at a time"
+            )
         self.count = encoder.grid**2
         self.kept = max(1, round(self.count * (1 - mask_ratio)))
         self.enter = nn.Linear(encoder.width, decoder_width)

@@ -49,6 +49,10 @@ class MaskedGJE(Masked):
         super().__init__(encoder, **common)
         self.patch_weight = patch_weight
         self.objective = make_objective(dim=dim, **(objective or {"name": "gje_conditional"}))
+        if self.objective.target == "momentum":
+            raise ValueError(
+                "objective.target=momentum has no encoder to follow in method=masked_gje; use stop_gradient"
+            )
         options = dict(belief or {"name": "diagonal"})
         if "log_std_bounds" in head_options(**options):
             options = {"log_std_bounds": LOG_STD_BOUNDS} | options

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -60,7 +62,8 @@ class Method(Learner):
         else:
             # recomputing a chunk when its gradient comes is what GradCache does by hand
             parts = images.split(self.chunk)
-            z = torch.cat([checkpoint(encode, part, use_reentrant=False) for part in parts])
+            contexts = partial(encoded_again, self)
+            z = torch.cat([checkpoint(encode, x, use_reentrant=False, context_fn=contexts) for x in parts])
         return z.unflatten(0, views.shape[:2])
 
     def progress(self, update: int) -> float:
@@ -71,6 +74,27 @@ class Method(Learner):
     def predictor(self) -> ViewPredictor | None:
         """What learnt to believe beside the encoder, to be exported with it; None where nothing did."""
         return None
+
+
+def encoded_again(module: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """What a chunk is encoded in at first, and once more: there running statistics have seen it already."""
+
+    @contextmanager
+    def again() -> Iterator[None]:
+        norms = [
+            m
+            for m in module.modules()
+            if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) and m.track_running_stats
+        ]
+        for norm in norms:
+            norm.track_running_stats = False
+        try:
+            yield
+        finally:
+            for norm in norms:
+                norm.track_running_stats = True
+
+    return nullcontext(), again()
 
 
 def moving_average(module: nn.Module) -> AveragedModel:

@@ -8,7 +8,7 @@ from typing import Any
 from gje_world.objectives import MARGINALS, OBJECTIVES, Objective, make_objective, objective_options
 from gje_world.options import ConfigError, given, option
 
-RESOLUTION = 0.35  # where a likelihood is learnt and no other is asked for
+RESOLUTION = 0.35  # of a world model's likelihood, where no other is asked for
 
 
 @dataclass
@@ -22,7 +22,7 @@ class ObjectiveConfig:
     momentum: float | None = option(None, "decay of the moving average of target=momentum; null: 0.99")
     resolution: float | None = option(
         None,
-        f"finest error that counts, in embedding units; null: {RESOLUTION} for likelihoods",
+        f"finest error that counts, in embedding units; null: {RESOLUTION} over time, 0 between views",
     )
     beta: float | None = option(None, "of gje_conditional: power of the variance that weighs its likelihood")
     fit: str | None = option(None, "of gje_conditional: likelihood, or moments")
@@ -35,11 +35,15 @@ class ObjectiveConfig:
     df: float | None = option(None, "of vje: degrees of freedom of its likelihoods")
 
 
-def keywords(objective: ObjectiveConfig) -> dict[str, Any]:
-    """Name and options as `make_objective` takes them, of an objective that there is."""
+def keywords(objective: ObjectiveConfig, resolution: float = RESOLUTION) -> dict[str, Any]:
+    """Name and options as `make_objective` takes them, of an objective that there is.
+
+    Arguments:
+        resolution: of its likelihood, where it has one and the options leave it open.
+    """
     options = given(objective)
     blurs = "resolution" in objective_options(objective.name) and objective.fit in (None, "likelihood")
-    return ({"resolution": RESOLUTION} if blurs else {}) | options
+    return ({"resolution": resolution} if blurs else {}) | options
 
 
 def check_objective(objective: ObjectiveConfig, belief: str, dim: int) -> Objective:

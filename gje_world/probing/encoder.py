@@ -129,10 +129,12 @@ def check_shape(encoder: Encoder, data: ProbeData, name: str = "the encoder") ->
 def _described(pretrained: Pretrained) -> Row:
     """What the encoder is, in words."""
     method = pretrained.provenance.get("method")
+    objective = pretrained.provenance.get("objective")
     return {
         "architecture": pretrained.encoder.name,
         "dim": pretrained.encoder.dim,
         "method": method.get("name") if isinstance(method, dict) else method,
+        "objective": objective.get("name") if isinstance(objective, dict) else None,
         "belief": belief_name(pretrained),
     }
 
@@ -212,19 +214,19 @@ def _outside(
     probe: LinearProbe | None,
 ) -> Row:
     """How well each score tells the sets outside from the test images."""
-    by_features: dict[str, Score] = {
-        "marginal": ood.fit_marginal(z_train),
-        "neighbours": ood.fit_neighbours(z_train),
-    }
+    by_features: dict[str, Score] = {"neighbours": ood.fit_neighbours(z_train)}
+    # the density of what the beliefs are over, where there are any
+    believed = subject.project if subject.believes else lambda z: z
+    marginal = ood.fit_marginal(believed(z_train))
     if probe is not None and data.y_train is not None:
         by_features["mahalanobis"] = ood.fit_mahalanobis(z_train, data.y_train, len(data.classes))
         by_features["confidence"] = lambda z: 1 - probe.logits(z).softmax(-1).max(-1).values
 
     def scores(z: Tensor, foresight: Foresight | None) -> dict[str, Tensor]:
-        found = {name: score(z) for name, score in by_features.items()}
+        found = {name: score(z) for name, score in by_features.items()} | {"marginal": marginal(believed(z))}
         if foresight is not None:
             found |= {"entropy": foresight.entropy, "surprise": foresight.surprise}
-            # the density of an image and, given it, of its views, each per dimension and up to a constant
+            # the density of an image's v and, given it, of its views', each per dimension, up to a constant
             found["joint"] = foresight.surprise + 0.5 * found["marginal"]
             if foresight.epistemic is not None:
                 found["epistemic"] = foresight.epistemic

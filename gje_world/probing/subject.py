@@ -141,15 +141,15 @@ class Subject:
         Both are drawn as in training; where the export does not say how, it is the image as it is against
         views shifted by up to an eighth. For a number of images the views are always the same.
         """
-        surprises, errors = [], []
+        entropies, surprises, errors = [], [], []
         for seed in range(PAIRS):
             context, target = self.pair(images, z, seed)
             v = self.project(target)
+            entropies.append(self.entropy(context))
             surprises.append(self.of_belief(surprise, context, v))
             errors.append(self.of_belief(_squared_error, context, v))
-        return Foresight(
-            self.entropy(z), torch.stack(surprises).mean(0), torch.stack(errors).mean(0), self.epistemic(z)
-        )
+        entropy, surprise_, error = (torch.stack(each).mean(0) for each in (entropies, surprises, errors))
+        return Foresight(entropy, surprise_, error, self.epistemic(z))
 
     def pair(self, images: Tensor, z: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """Embeddings `[N, D]` of two views of each image, whose own embeddings are `z`."""
