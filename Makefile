@@ -28,7 +28,7 @@ type: $(VENV)/.installed-dev
 clean:
 	rm -rf $(VENV) build *.egg-info
 
-# The constraints file pins a CPU build of torch; remove the pin to install another build.
+# torch in the version that the constraints file pins, from whatever index pip is set to; the pin may be removed.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "setting up $(VENV) (a few minutes the first time)"
 	$(PYTHON) -m venv $(VENV)

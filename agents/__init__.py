@@ -8,8 +8,8 @@
 """
 
 from agents.agent import Agent, AgentConfig
-from agents.config import TrainConfig
+from agents.config import EnvConfig, TrainConfig
 from agents.loading import load
 from agents.start import train_agent
 
-__all__ = ["Agent", "AgentConfig", "TrainConfig", "load", "train_agent"]
+__all__ = ["Agent", "AgentConfig", "EnvConfig", "TrainConfig", "load", "train_agent"]

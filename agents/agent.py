@@ -357,7 +357,7 @@ class Agent(nn.Module):
     @torch.no_grad()
     def gauges(self, z: Tensor, belief: Belief) -> dict[str, Tensor]:
         """What would show a collapse, and whether one-step beliefs hold what they claim, on the batch."""
-        metrics = collapse_gauges(z) | {"belief/std": belief.variance.mean().sqrt()}
+        metrics = collapse_gauges(z) | {"belief/std": belief.variance.sqrt().mean()}
         if self.objective.needs_density:
             mass = belief.coverage(z[1:])
             metrics["belief/nll"] = -belief.log_prob(z[1:]).mean() / z.shape[-1]

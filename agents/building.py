@@ -39,6 +39,7 @@ def make_env(config: TrainConfig, make: Callable[[], gymnasium.Env] | None = Non
             frame_stack=e.frame_stack,
             image_size=e.image_size,
             render=e.render.value,
+            time_limit=e.time_limit,
         )
     except (ValueError, RuntimeError) as error:
         raise ConfigError(f"task={config.task}: {error}") from error

@@ -26,6 +26,7 @@ class EnvConfig:
     """How the environment is seen and acted on."""
 
     action_repeat: int | None = option(None, "env frames an action is held; null: PlaNet's for the task")
+    time_limit: int | None = option(None, "env frames after which an episode is cut; null: the task's own")
     frame_stack: int = option(3, "frames in an observation")
     image_size: int = option(64, "height and width in pixels, a multiple of 16")
     render: Render = option(Render.fast, "fast: no shadows; faithful: as dm_control draws")
@@ -44,7 +45,7 @@ class TrainConfig:
     """Options of `gje-train`. All counts of steps and frames are env frames unless they say otherwise."""
 
     task: str = option("dmc/cartpole-swingup", "dmc/<domain>-<task> or gym/<id>")
-    steps: int = option(100_000, "env frames of the whole run")
+    steps: int = option(100_000, "env frames of the whole run; an action counts as env.action_repeat of them")
     seed: int = option(1, "of everything random in the run")
     run_dir: str | None = option(None, "where all is written; null: runs/<task>/<objective>-seed<seed>")
     encoder: str | None = option(None, "folder of a pretrained encoder; null: a new one")
@@ -77,7 +78,7 @@ LARGEST_SEED = 2**63 - 1  # that torch takes on every device
 # Smallest sensible value of each number that is not free to be zero or below.
 _AT_LEAST_ONE = (
     "steps", "batch_size", "updates_per_step", "replay_capacity", "log_every", "checkpoint_every", "threads",
-    "env.action_repeat", "env.frame_stack", "env.image_size", "world.dim", "world.hidden",
+    "env.action_repeat", "env.time_limit", "env.frame_stack", "env.image_size", "world.dim", "world.hidden",
     "world.encoder_width", "agent.hidden", "agent.critics", "agent.horizon", "planner.horizon",
     "planner.candidates", "planner.elites", "planner.iterations", "planner.particles", "evaluation.every",
     "evaluation.episodes", "belief.components", "belief.members", "belief.transforms",
@@ -196,7 +197,10 @@ def check_against_episode(config: TrainConfig, episode_steps: int | None) -> Non
         ConfigError: a horizon is longer than an episode.
     """
     if episode_steps is None:
-        return
+        raise ConfigError(
+            f"env.time_limit must be set: episodes of task={config.task} have no limit of their own, and an "
+            "evaluation might never end"
+        )
     for name in ("agent.horizon", "planner.horizon"):
         _require(
             value_of(config, name) <= episode_steps,

@@ -37,6 +37,7 @@ def replay_size(config: TrainConfig, env: gymnasium.Env) -> ReplaySize:
     # an episode of L agent steps takes L + 1 slots; one that a task ends early can be as short as a step
     capacity = config.replay_capacity or steps + steps // (episode_steps or 1) + 2
     slack = 2 * (CHECKPOINTS_BACK * config.checkpoint_every // repeat + 1)
+    slack = max(0, min(slack, 2 * steps + 2 - capacity))  # no run writes more
     assert env.action_space.shape is not None
     side = config.env.image_size
     return ReplaySize(capacity, slack, (3, side, side), env.action_space.shape[0])

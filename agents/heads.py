@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from gje_world.networks import EnsembleMLP, mlp
 
+RARELY = -5.0  # logit of a terminal state before any has been seen
+
 
 def symlog(x: Tensor) -> Tensor:
     """Signed logarithm `sign(x) ln(1 + |x|)`."""
@@ -80,6 +82,8 @@ class TerminationHead(nn.Module):
         super().__init__()
         self.net = mlp(dim + action_dim, hidden)
         self.out = nn.Linear(hidden, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.constant_(self.out.bias, RARELY)
 
     def logit(self, z: Tensor, action: Tensor) -> Tensor:
         """Its logit, `[...]`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from gje_world.training.progress import TrainingProgress
 from gje_world.training.run_directory import RunDirectory, RunDirectoryError
 from gje_world.training.signals import Stop, Stopped
 
+REPORT_AGE = 60  # seconds, after which a checkpoint brings a new report
 CENTRING_FRAMES = 1_000  # random-policy observations that set the encoder's mean frame
 
 
@@ -76,12 +78,13 @@ class Online:
         self.means = RunningMeans()  # of training metrics since the last row
         self.logged: tuple[int | None, float] = (None, 0.0)  # bytes of metrics and seconds of run so far
         self.log: MetricsLog
+        self.reported = time.monotonic()  # when the report was written, or the process began
         self.resumed_from = self.load()
 
     # ---- the loop ----
 
-    def train(self, stop: Stop | None = None) -> None:
-        """Run to `config.steps`.
+    def train(self, stop: Stop | None = None) -> bool:
+        """Run to `config.steps`; whether it got there.
 
         Arguments:
             stop: where its `requested` turns true, the run saves and returns.
@@ -89,8 +92,13 @@ class Online:
         Raises:
             NonFiniteError: a loss is NaN or infinite; the last checkpoint is from before that.
         """
-        c, stop = self.config, stop or Stop()
-        offset, elapsed = self.logged
+        try:
+            return self._train(stop or Stop())
+        finally:
+            write_report(self.run.path, running=False)
+
+    def _train(self, stop: Stop) -> bool:
+        c, (offset, elapsed) = self.config, self.logged
         with (
             MetricsLog(
                 self.run.metrics, self.run.tensorboard, resume_offset=offset, elapsed=elapsed
@@ -108,8 +116,9 @@ class Online:
                         progress.announce(f"{self.step:,} frames: evaluation return {score:.1f}")
                     if save_owed:
                         self.save()
+                        self.report(at_least=REPORT_AGE)
                     if self.step >= c.steps:
-                        break
+                        return True
                     stop.check()
                     self.agent_step()
                     self.learn()
@@ -122,7 +131,7 @@ class Online:
             except Stopped:
                 path = self.save()
                 progress.announce(f"stopped by {stop.signal}; saved {path}; the same command goes on")
-        write_report(self.run.path, running=False)
+                return False
 
     def due(self, every: int) -> bool:
         """Whether the last agent step crossed a multiple of `every` env frames, or was the last."""
@@ -212,8 +221,14 @@ class Online:
         row["eval/film"] = f"films/{film.name}"
         self.log.log("eval", self.step, row)
         self.evaluation_owed = False
-        write_report(self.run.path, running=self.step < c.steps)
+        self.report()
         return row
+
+    def report(self, at_least: float = 0.0) -> None:
+        """Write the report anew where the last one is older than so many seconds."""
+        if time.monotonic() - self.reported >= at_least:
+            write_report(self.run.path, running=self.step < self.config.steps)
+            self.reported = time.monotonic()
 
     def close(self) -> None:
         """Close the environments."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 from pathlib import Path
@@ -131,6 +132,10 @@ class Replay:
             starts = np.concatenate([starts, drawn[inside]])
             if len(starts) >= batch_size:
                 return self._gather(starts[:batch_size], horizon)
+        places = np.arange(low, max(low, high))  # few there are, if any: found one by one
+        starts = places[episode[places % self.slots] == episode[(places + horizon) % self.slots]]
+        if len(starts):
+            return self._gather(generator.choice(starts, batch_size), horizon)
         raise ReplayError(
             f"the replay holds no episode of {horizon} steps ({len(self)} slots filled); "
             "lower agent.horizon, or raise prefill"
@@ -224,10 +229,13 @@ def _open_map(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
     The disk's blocks are taken now: a map that meets a full disk when written kills the process.
     """
     size = np.dtype(dtype).itemsize * math.prod(shape)
-    with path.open("ab") as file:
-        if file.tell() < size:
-            if hasattr(os, "posix_fallocate"):
+    path.touch()
+    with path.open("r+b") as file:
+        if path.stat().st_size < size:
+            try:
                 os.posix_fallocate(file.fileno(), 0, size)
-            else:
+            except (AttributeError, OSError) as error:  # no such call here, or on this file system
+                if getattr(error, "errno", errno.EINVAL) not in (errno.EINVAL, errno.EOPNOTSUPP):
+                    raise
                 file.truncate(size)
     return np.memmap(path, dtype, "r+", shape=shape)

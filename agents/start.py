@@ -44,6 +44,13 @@ def train_agent(config: TrainConfig, make: Callable[[], gymnasium.Env] | None = 
             another run.
         NonFiniteError: a reward or a loss is NaN or infinite.
     """
+    return train_until_stopped(config, make)[0]
+
+
+def train_until_stopped(
+    config: TrainConfig, make: Callable[[], gymnasium.Env] | None = None
+) -> tuple[RunDirectory, int]:
+    """As `train_agent`; the run directory, and the exit status of a command that does this alone."""
     check(config)
     choose_device(config)
     env = make_env(config, make)
@@ -54,11 +61,16 @@ def train_agent(config: TrainConfig, make: Callable[[], gymnasium.Env] | None = 
             raise ConfigError("make must make a new environment each time it is called")
         return other
 
+    if make is not None:
+        another().close()
     check_against_episode(config, env.get_wrapper_attr("max_episode_steps"))
     check_prefill(config, env.get_wrapper_attr("action_repeat"))
     path, size = run_path(config), replay_size(config, env)
     encoder = pretrained_encoder(config, path)
-    Replay.require_room(path / "replay", size.capacity + size.slack, size.frame_shape, size.action_dim)
+    try:
+        Replay.require_room(path / "replay", size.capacity + size.slack, size.frame_shape, size.action_dim)
+    except OSError as error:
+        raise ConfigError(f"run_dir={path} cannot be used: {error.strerror}; choose another") from error
     with (
         RunDirectory.open(path, plain_value(config), changeable=CHANGEABLE) as run,
         stop_on_signals() as stop,
@@ -67,10 +79,10 @@ def train_agent(config: TrainConfig, make: Callable[[], gymnasium.Env] | None = 
         online = Online(config, run, env, another, encoder)
         print(announcement(online), file=sys.stderr)
         try:
-            online.train(stop)
+            finished = online.train(stop)
         finally:
             online.close()
-    return run
+    return run, 0 if finished else stop.status
 
 
 def announcement(online: Online) -> str:

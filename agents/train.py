@@ -6,7 +6,7 @@ import sys
 
 from agents.config import TrainConfig
 from agents.replay import ReplayError
-from agents.start import train_agent
+from agents.start import train_until_stopped
 from gje_world.command import fail, run_command
 from gje_world.training.means import NonFiniteError
 
@@ -27,11 +27,11 @@ report.html, metrics.jsonl, tensorboard/, checkpoints/, films/, plots/.
 def train(config: TrainConfig) -> int:
     """The command's work; its exit status."""
     try:
-        run = train_agent(config)
+        run, status = train_until_stopped(config)
     except NonFiniteError as error:
         return fail(str(error), 1)
     print(f"report: {run.report}")
-    return 0
+    return status
 
 
 def main() -> None:

@@ -65,7 +65,7 @@ def rows_of(run: Path) -> list[dict]:
 
 def name_of(row: dict) -> tuple[str, ...]:
     """What tells the run of a row from others."""
-    return tuple(str(row[name]) for name in ("task", "objective", "belief", "seed", "command"))
+    return tuple(str(row[name]) for name in ("task", "objective", "belief", "seed", "command", "commit"))
 
 
 @styled
@@ -74,16 +74,16 @@ def draw(rows: list[dict]) -> Figure:
     curves: dict[str, dict[tuple[str, ...], list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         point = (int(row["frames"]), float(row["return_mean"]))
-        run = tuple(str(row[name]) for name in ("objective", "belief", "seed", "command"))
+        run = tuple(str(row[name]) for name in ("objective", "belief", "seed", "commit", "command"))
         curves[row["task"]][run].append(point)
     figure = Figure(figsize=(4.2 * len(curves), 3.4), layout="constrained")
     for i, (task, runs) in enumerate(sorted(curves.items())):
         axes = figure.add_subplot(1, len(curves), i + 1)
-        colours: dict[tuple[str, str], str] = {}
-        for (objective, belief, seed, _), points in sorted(runs.items()):
-            colour = colours.setdefault((objective, belief), f"C{len(colours)}")
+        colours: dict[tuple[str, ...], str] = {}
+        for (objective, belief, seed, commit, _), points in sorted(runs.items()):
+            colour = colours.setdefault((objective, belief, commit), f"C{len(colours)}")
             frames, returns = zip(*sorted(points), strict=True)
-            label = f"{objective}, {belief}, seed {seed}"
+            label = f"{objective}, {belief}, seed {seed} ({commit[:7]})"
             axes.plot(frames, returns, color=colour, marker="o", markersize=3, label=label)
         axes.set(title=task, xlabel="env frames", ylabel="evaluation return", ylim=(0, None))
         axes.legend(fontsize="small")

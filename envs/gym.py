@@ -44,11 +44,20 @@ def adopt(task: EnvSpec | gymnasium.Env, time_limit: int | None) -> tuple[gymnas
         return env, env.spec.max_episode_steps if env.spec is not None else time_limit
     _check_render_mode(task, str(task))
     task = _with_own_context(task)
-    own_limit = task.spec.max_episode_steps if task.spec is not None else None
+    own_limit = task.spec.max_episode_steps if task.spec is not None else _wrapped_limit(task)
     if time_limit is None:
         return task, own_limit
     limit = time_limit if own_limit is None else min(time_limit, own_limit)
     return gymnasium.wrappers.TimeLimit(task, limit), limit
+
+
+def _wrapped_limit(env: gymnasium.Env) -> int | None:
+    """The limit of the `TimeLimit` that an instance without a spec is wrapped in, if it is in one."""
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, gymnasium.wrappers.TimeLimit):
+            return env._max_episode_steps
+        env = env.env
+    return None
 
 
 def _made(spec: EnvSpec, time_limit: int | None) -> gymnasium.Env:

@@ -210,7 +210,7 @@ def pretrain(config: PretrainConfig) -> int:
             export(learner.method, config, data, path)
             probe = probe_report(path, data, config, fabric)
             print(f"report: {run.report}\nprobe: {probe}\nencoder: {path / 'encoder'}")
-    return 0
+    return 0 if finished else stop.status
 
 
 def evaluate(

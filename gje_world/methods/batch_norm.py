@@ -58,7 +58,9 @@ def over_ranks(module: nn.Module) -> None:
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
             if type(child) not in (nn.BatchNorm1d, nn.BatchNorm2d):
                 kind = type(child).__name__
-                raise ConfigError(f"engine.devices must be 1: the encoder's {kind} layers do more than normalise")
+                raise ConfigError(
+                    f"engine.devices must be 1: the encoder's {kind} layers do more than normalise"
+                )
             made = GlobalBatchNorm(child.num_features, child.eps, child.momentum, child.affine)
             made.load_state_dict(child.state_dict())
             setattr(module, name, made)

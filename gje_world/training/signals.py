@@ -23,6 +23,11 @@ class Stop:
     def requested(self) -> bool:
         return self.signal is not None
 
+    @property
+    def status(self) -> int:
+        """Exit status of work that was left when asked: what shells expect of one ended by that signal."""
+        return 1 if self.signal is None else 128 + signal.Signals[self.signal]
+
     def check(self) -> None:
         """Leave the work at hand if asked to.
 

@@ -58,8 +58,7 @@ def train(config: VideoConfig) -> int:
         open_run(fabric, run_path(config), plain_value(config), changeable=changeable) as run,
         stop_on_signals() as stop,
     ):
-        learn(config, learner, (seen, held_out), run, fabric, stop)
-    return 0
+        return 0 if learn(config, learner, (seen, held_out), run, fabric, stop) else stop.status
 
 
 def make_learner(config: VideoConfig, clips: Clips) -> VideoLearner:
@@ -111,8 +110,8 @@ def learn(
     run: RunDirectory,
     fabric: Fabric,
     stop: Stop,
-) -> None:
-    """Train, evaluate and report; `clips` to learn from, and held out."""
+) -> bool:
+    """Train, evaluate and report, on `clips` to learn from and held out; whether it got to the end."""
     c, (seen, held_out), ranks = config.learning, clips, fabric.world_size
     length = config.frame_stack - 1 + config.predictor.history + c.horizon
     share = c.batch_size // ranks
@@ -143,5 +142,7 @@ def learn(
         f"{len(seen):,} frames in {seen.episodes} clips learnt from, {held_out.episodes} held out\n"
         f"device={fabric.device} precision={fabric.strategy.precision.precision}"
     )
-    if engine.train(stop):
+    finished = engine.train(stop)
+    if finished:
         print(f"report: {run.report}")
+    return finished

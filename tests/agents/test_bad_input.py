@@ -1,12 +1,13 @@
 """What cannot work is refused in one line, before any work, and leaves nothing behind."""
 
+import os
 import shutil
 import sys
 
 import pytest
 import torch
 
-from agents import evaluate, train
+from agents import evaluate, train, train_agent
 from gje_world.training.checkpoint import CheckpointStore
 
 DEBUG = ["preset=debug", "threads=1"]
@@ -60,7 +61,7 @@ def finished(tmp_path_factory):
     config.world.encoder_width = 4
     config.evaluation.episodes = 1
     config.planner.candidates, config.planner.policy_candidates, config.planner.elites = 8, 2, 2
-    train.train_agent(config)
+    train_agent(config)
     return path
 
 
@@ -87,6 +88,20 @@ def test_a_file_for_a_run_directory_is_refused(capsys, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     line = refused(capsys, monkeypatch, *DEBUG, f"run_dir={tmp_path / 'file'}")
     assert "is a file" in line
+
+
+def test_a_folder_that_may_not_be_looked_into_is_refused(capsys, monkeypatch, tmp_path):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o000)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        line = refused(capsys, monkeypatch, *DEBUG, f"run_dir={closed / 'run'}")
+    finally:
+        if root:
+            os.seteuid(0)
+    assert f"run_dir={closed / 'run'} cannot be used: Permission denied" in line
 
 
 def test_a_full_disk_is_refused(capsys, monkeypatch, tmp_path):
@@ -121,7 +136,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(capsys, monkeypatch, finish
 
 def test_a_bug_is_not_disguised_as_bad_input(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["gje", *DEBUG])
-    monkeypatch.setattr(train, "train_agent", lambda config: 1 / 0)
+    monkeypatch.setattr(train, "train_until_stopped", lambda config: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train.main()
 

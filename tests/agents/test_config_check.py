@@ -249,7 +249,8 @@ def test_a_horizon_longer_than_an_episode_is_refused(name):
     ):
         check_against_episode(config, 125)
     check_against_episode(config, 126)
-    check_against_episode(config, None)  # episodes of unknown length
+    with pytest.raises(ConfigError, match=r"env\.time_limit must be set"):
+        check_against_episode(config, None)  # episodes of unknown length
 
 
 def test_the_default_run_directory_tells_task_objective_and_seed():

@@ -69,7 +69,7 @@ def test_the_worst_moments_for_a_sigkill_change_nothing(whole, tmp_path):
 def test_a_polite_signal_saves_at_once_and_the_run_goes_on(whole, tmp_path, number, where, nth, step):
     rare = {"checkpoint_every": 100_000}
     run = tiny.Run(tmp_path / "run", rare, death=(where, nth, "after", number))
-    errors = run.finish()
+    errors = run.finish(128 + number)
     assert f"stopped by {number.name}" in errors
     assert "the same command goes on" in errors
     assert tiny.final_state(tmp_path / "run")["progress"]["step"] == step

@@ -11,9 +11,14 @@ from dot import Dot
 
 import agents
 from agents import train_agent
+from agents.config import ConfigError
 from agents.online import Online
 from gje_world.training.means import NonFiniteError
 from gje_world.training.metrics import read_metrics
+
+
+def limited(**options):
+    return gymnasium.wrappers.TimeLimit(Dot(**options), 20)
 
 
 def returns(run_dir):
@@ -67,7 +72,7 @@ def test_the_agent_acts_the_same_in_another_process(trained):
 
 def test_a_reward_that_is_not_finite_stops_the_run(tmp_path):
     with pytest.raises(NonFiniteError, match=r"reward of my-dot \(nan\) not finite near step 0; no check"):
-        train_agent(dot.config(tmp_path / "run", task="my-dot"), make=lambda: Dot(reward=float("nan")))
+        train_agent(dot.config(tmp_path / "run", task="my-dot"), make=lambda: limited(reward=float("nan")))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(tmp_path, monkeypatch):
@@ -82,4 +87,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(t
 
     monkeypatch.setattr(Online, "learn", explode)
     with pytest.raises(NonFiniteError, match=r"loss/reward.*not finite near step 95; .*step_000000080"):
+        train_agent(config, make=limited)
+
+
+def test_an_environment_without_a_limit_or_not_made_anew_is_refused_before_any_work(tmp_path):
+    config = dot.config(tmp_path / "run", task="my-dot")
+    with pytest.raises(ConfigError, match=r"env\.time_limit must be set"):
         train_agent(config, make=Dot)
+    one = limited()
+    with pytest.raises(ConfigError, match="make must make a new environment each time"):
+        train_agent(config, make=lambda: one)
+    assert not (tmp_path / "run").exists()

@@ -230,3 +230,12 @@ def test_a_black_frame_is_no_sign_of_a_loss(tmp_path):
     state = replay.state()
     replay.load_state(state)
     assert replay.state() == state
+
+
+def test_the_only_sequence_among_very_many_short_episodes_is_found(tmp_path):
+    recorder = Recorder(tmp_path, 8_000, 0, 1)
+    for length in [2] * 1_500 + [5] + [2] * 1_500:
+        for step in range(length):
+            recorder.write(begins=step == 0)
+    batch = recorder.replay.sample(np.random.default_rng(0), 4, 4)
+    assert batch.reward.shape[1] == 4

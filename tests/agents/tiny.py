@@ -54,10 +54,10 @@ class Run:
         assert self.process.exitcode is not None
         return self.process.exitcode
 
-    def finish(self) -> str:
-        """Wait for an end without error; what was printed to standard error."""
+    def finish(self, status: int = 0) -> str:
+        """Wait for an end with that exit status; what was printed to standard error."""
         code = self.end()
-        assert code == 0, self.errors.read_text()
+        assert code == status, self.errors.read_text()
         return self.errors.read_text()
 
 

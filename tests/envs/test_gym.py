@@ -89,6 +89,11 @@ def test_a_shorter_limit_of_the_instance_itself_still_holds():
     assert envs.make(limited, time_limit=80).get_wrapper_attr("max_episode_steps") == 50
 
 
+def test_the_limit_that_an_instance_is_wrapped_in_is_seen():
+    wrapped = gymnasium.wrappers.TimeLimit(Slope(render_mode="rgb_array"), 30)
+    assert envs.make(wrapped, action_repeat=2).get_wrapper_attr("max_episode_steps") == 15
+
+
 def test_an_env_without_a_limit_says_so():
     assert envs.make(Slope(render_mode="rgb_array")).get_wrapper_attr("max_episode_steps") is None
 
