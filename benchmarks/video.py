@@ -55,6 +55,9 @@ def measured(config: VideoConfig) -> dict[str, object]:
         values = {name: value for name, value in row.items() if name.startswith(f"probe/{kind}/")}
         named = {name: v for name, v in values.items() if name.split("/")[2].startswith(POSITIONS)}
         found |= {name.removeprefix("probe/"): round(value, 3) for name, value in named.items()}
+    for part in ("seen", "held_out"):  # after one step; above 0 where beliefs are too wide
+        for level, bias in zip((50, 90, 95), row[f"calibration/one_step_{part}"], strict=True):
+            found[f"coverage_bias_{level}_{part}"] = round(bias, 3)
     for step in (1, 5):
         found[f"coverage_error_{step}"] = round(row["foresight/coverage_error"][step - 1], 3)
         found[f"nll_{step}"] = round(row["foresight/nll"][step - 1], 3)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -106,13 +107,19 @@ class Clips:
         try:
             index = json.loads((path / INDEX).read_text(encoding="utf-8"))
             version = index["version"]
-        except FileNotFoundError as error:
-            raise ClipsError(f"{path} holds no clips: there is no {INDEX}") from error
+        except OSError as error:
+            raise ClipsError(f"{path} holds no clips: there is no {INDEX} in it that can be read") from error
         except (ValueError, TypeError, KeyError) as error:
             raise ClipsError(f"{path / INDEX} cannot be read: {error!r}") from error
         if version != VERSION:
             raise ClipsError(f"{path} holds clips of format {version}; this version reads {VERSION}")
-        return cls(path, index)
+        clips = cls(path, index)
+        for name, (dtype, shape) in clips._fields().items():
+            size = np.dtype(dtype).itemsize * math.prod(shape) * sum(index["lengths"])
+            there = (path / f"{name}.bin").stat().st_size if (path / f"{name}.bin").exists() else 0
+            if there < size:
+                raise ClipsError(f"{path / name}.bin holds {there:,} bytes of {size:,}: make the clips anew")
+        return clips
 
     @property
     def episodes(self) -> int:
@@ -141,6 +148,16 @@ class Clips:
     def skipped(self) -> dict[str, str]:
         """Sources that gave no episode, and why."""
         return dict(self._index["skipped"])
+
+    def description(self) -> dict[str, Any]:
+        """What tells these clips from others, for whoever splits them the same way again later."""
+        index = json.dumps([self._index["lengths"], self._index["sources"]]).encode()
+        return {
+            "episodes": self.episodes,
+            "frames": len(self),
+            "frame_shape": list(self.frame_shape),
+            "sha256": hashlib.sha256(index).hexdigest(),
+        }
 
     def __len__(self) -> int:
         """Number of frames."""

@@ -30,7 +30,7 @@ def import_hdf5(path: Path, cache: Path, image_size: int) -> Clips:
     Raises:
         ClipsError: the file cannot be read, or not in this layout.
     """
-    h5py = _h5py()
+    h5py = require_h5py()
     try:
         with h5py.File(path, "r") as file:
             return _import(file, path, cache, image_size)
@@ -51,6 +51,11 @@ def _import(file: Any, path: Path, cache: Path, image_size: int) -> Clips:
     channels = pixels.shape[-1] if last else pixels.shape[1]
     if height != width:
         raise ClipsError(f"pixels of data.path={path} must be square, got {height}x{width}")
+    for name, dataset in (("action", action), ("state", state)):
+        if dataset is not None and len(dataset) != len(pixels):
+            raise ClipsError(
+                f"data.path={path} has {len(dataset)} rows of {name}, but {len(pixels)} of pixels"
+            )
     action_dim = 0 if action is None else int(np.prod(action.shape[1:]))
     names = () if state is None else state_names(state)
     clips = Clips.create(cache, (channels, image_size, image_size), action_dim, names)
@@ -63,7 +68,9 @@ def _import(file: Any, path: Path, cache: Path, image_size: int) -> Clips:
             ]
         )
         acted = (
-            None if action is None else np.nan_to_num(action[start : rows.stop - 1].reshape(length - 1, -1))
+            None
+            if action is None
+            else np.nan_to_num(action[start : rows.stop - 1].reshape(length - 1, action_dim))
         )
         states = None if state is None else state[rows].reshape(length, -1)
         clips.append(frames, acted, states, source=f"{path.name}[{start}:{rows.stop}]")
@@ -113,7 +120,7 @@ def _scaled(pixels: np.ndarray, channels_last: bool, side: int) -> np.ndarray:
 
 def export_hdf5(clips: Clips, path: Path) -> Path:
     """Write all `clips` as one HDF5 file, whole or absent."""
-    h5py = _h5py()
+    h5py = require_h5py()
     channels, height, width = clips.frame_shape
     lengths, rows = clips.lengths, len(clips)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -139,7 +146,7 @@ def export_hdf5(clips: Clips, path: Path) -> Path:
     return path
 
 
-def _h5py() -> Any:
+def require_h5py() -> Any:
     """The library, which comes with the extra `data`.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -164,10 +165,11 @@ def tiles(rows: Rows, update: int, total: int) -> list[Tile]:
         return "–" if value is None else f"{value:.{digits}f}"
 
     elapsed = str(timedelta(seconds=round(rows[-1]["time"]))) if rows else "–"
+    bias = max(row.get("calibration/one_step_held_out", [math.nan]), key=abs)
     return [
         Tile(number("foresight/nll", 3, 0), "NLL one step ahead, nats per dimension"),
         Tile(number("foresight/horizon", 0), "steps ahead better than the marginal"),
-        Tile(number("foresight/coverage_error", 3, 0), "coverage error one step ahead"),
+        Tile(f"{bias:+.3f}", "coverage minus nominal, one step ahead, largest"),
         Tile(number("surprise/all", 3), "surprise AUROC"),
         Tile(f"{update:,}", f"of {total:,} updates"),
         Tile(elapsed, "elapsed"),

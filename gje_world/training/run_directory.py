@@ -101,6 +101,21 @@ class RunDirectory:
     def report(self) -> Path:
         return self.path / "report.html"
 
+    def require_same(self, name: str, found: Mapping[str, Any], what: str) -> None:
+        """Keeps what `found` tells of the data in the file `name`; refuses other data where a run goes on.
+
+        Raises:
+            RunDirectoryError: the run began with other data.
+        """
+        file, text = self.path / name, json.dumps(found, indent=2) + "\n"
+        if not file.exists():
+            with replacing(file) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        elif file.read_text(encoding="utf-8") != text:
+            raise RunDirectoryError(
+                f"run_dir={self.path} began with other {what} ({name} tells which); choose another run_dir"
+            )
+
     def close(self) -> None:
         """Gives the lock back."""
         if self._lock is not None:

@@ -113,6 +113,12 @@ def check(config: BenchmarkConfig) -> None:
         make_world("bounce", config.image_size)
     except ValueError as error:
         raise ConfigError(f"image_size={config.image_size}: {error}") from error
+    for name in config.worlds or NAMES:
+        if name in SIMULATED:
+            try:
+                simulated_world(name, config.image_size)
+            except RuntimeError as error:
+                raise ConfigError(f"worlds=[{name}] cannot be drawn: {error}") from error
 
 
 def benchmark(config: BenchmarkConfig) -> int:

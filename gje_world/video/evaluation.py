@@ -18,6 +18,7 @@ from gje_world.evaluation.foresight import Foresight, foresight, likelihood, mar
 from gje_world.evaluation.heatmap import occlusion_heatmap
 from gje_world.evaluation.pictures import Gallery, gallery_scores
 from gje_world.evaluation.retrieval import mean_reciprocal_rank, retrieval_ranks
+from gje_world.evaluation.scores import LEVELS
 from gje_world.evaluation.surprise import surprise_auroc
 from gje_world.networks.decoder import Decoder
 from gje_world.options import option
@@ -101,6 +102,9 @@ class VideoEvaluation:
         target = held_out.z[:, past:].transpose(0, 1)  # [H, N, D]
         found = foresight(beliefs, futures, target, marginal_gaussian(seen.z))
         row |= told(found)
+        row["calibration/one_step_levels"] = LEVELS
+        for name, windows in (("seen", seen), ("held_out", held_out)):
+            row[f"calibration/one_step_{name}"] = self.one_step(windows)
         check()
         for step in sorted({1, min(FAR, len(beliefs))}):
             when = past + step - 1
@@ -132,6 +136,15 @@ class VideoEvaluation:
         first = self.model.believe(past[:1], windows.actions[:1, : self.past])
         method = "moments" if isinstance(first, Gaussian) else "particles"
         return self.model.propagate(past, windows.actions, method, self.config.particles)
+
+    def one_step(self, windows: Windows) -> Tensor:
+        """Share of embeddings within regions of the belief before, minus what they are to hold: `[LEVELS]`.
+
+        After every history that is whole, ten times as many as windows. Above 0 the beliefs are too wide.
+        """
+        belief = self.model.believe_each(windows.z[:, :-1], windows.actions)
+        mass = belief.coverage(windows.z[:, 1:])[:, self.past - 1 :]
+        return observed_coverage(mass, LEVELS) - torch.tensor(LEVELS, device=mass.device)
 
     def probes(self, held_out: Windows, futures: Tensor) -> dict[str, Tensor]:
         """R² of a linear probe of the true state: on embeddings, and on the mean of the last belief.

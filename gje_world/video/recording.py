@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from gje_world.data.clips import Clips, ClipsError
-from gje_world.data.hdf5 import export_hdf5
+from gje_world.data.hdf5 import export_hdf5, require_h5py
 from gje_world.options import ConfigError, option, require_at_least
 from gje_world.training.checkpoint import CheckpointStore
 from gje_world.training.run_directory import RunDirectoryError
@@ -46,10 +46,12 @@ def record(config: RecordConfig) -> int:
     require_at_least(0, config, "seed")
     require_at_least(1, config, "episodes", "image_size", "action_repeat")
     require_at_least(2, config, "length")
+    out = Path(config.out or f"recordings/{config.task.replace('/', '-')}")
+    if out.suffix == ".h5":
+        require_h5py()
     env, begin, policy = environment_and_policy(config)
     size = env.observation_space.shape
     assert size is not None and env.action_space.shape is not None
-    out = Path(config.out or f"recordings/{config.task.replace('/', '-')}")
     folder = out.with_suffix("") if out.suffix == ".h5" else out
     try:
         clips = Clips.create(

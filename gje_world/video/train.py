@@ -58,6 +58,8 @@ def train(config: VideoConfig) -> int:
         open_run(fabric, run_path(config), plain_value(config), changeable=changeable) as run,
         stop_on_signals() as stop,
     ):
+        if fabric.is_global_zero:
+            run.require_same("clips.json", clips.description(), "clips")
         return 0 if learn(config, learner, (seen, held_out), run, fabric, stop) else stop.status
 
 
@@ -98,7 +100,8 @@ def make_learner(config: VideoConfig, clips: Clips) -> VideoLearner:
         raise ConfigError(str(error)) from error
     decoder = Decoder(model.dim, channels, side, config.decoder_width)
     some = clips.sample(np.random.default_rng(config.seed), CENTRING_CLIPS, stack, config.data.stride).frames
-    model.centre_on(some)
+    if c.path is None or c.frozen:  # one that learns on from elsewhere sees what it has always seen
+        model.centre_on(some)
     decoder.centre_on(some[:, -1])
     return VideoLearner(model, objective, decoder, config.learning, config.engine.updates)
 

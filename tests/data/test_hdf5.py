@@ -82,6 +82,11 @@ def test_what_is_not_in_the_layout_is_named(clips, tmp_path):
     with pytest.raises(ClipsError, match="episodes that do not lie within its 15 rows"):
         import_hdf5(path, tmp_path / "back", SIZE)
     with h5py.File(path, "a") as file:
+        del file["action"]
+        file["action"] = np.zeros((9, 2))
+    with pytest.raises(ClipsError, match="has 9 rows of action, but 15 of pixels"):
+        import_hdf5(path, tmp_path / "back", SIZE)
+    with h5py.File(path, "a") as file:
         del file["pixels"]
     with pytest.raises(ClipsError, match="must hold pixels; it holds action"):
         import_hdf5(path, tmp_path / "back", SIZE)

@@ -104,6 +104,12 @@ def test_bad_input_is_named(tmp_path):
         Clips.create(tmp_path, (3, 2, 2), state_names=("x",))
     with pytest.raises(ClipsError, match="holds no clips"):
         Clips.open(tmp_path / "elsewhere")
+    whole = (tmp_path / "frames.bin").read_bytes()
+    (tmp_path / "frames.bin").write_bytes(whole[:-1])
+    with pytest.raises(ClipsError, match=r"frames\.bin holds 15 bytes of 16: make the clips anew"):
+        Clips.open(tmp_path)
+    with pytest.raises(ClipsError, match="holds no clips"):
+        Clips.open(tmp_path / "frames.bin")
     (tmp_path / "index.json").write_text("{")
     with pytest.raises(ClipsError, match="cannot be read"):
         Clips.open(tmp_path)

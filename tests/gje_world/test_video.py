@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -98,6 +99,26 @@ def test_a_run_killed_in_the_midst_ends_as_one_that_never_was(whole, clips, tmp_
     assert one["learner"].pop("_extra_state") == other["learner"].pop("_extra_state") == 20
     for name, value in one["learner"].items():
         assert torch.equal(value, other["learner"][name]), name
+
+
+def test_a_run_does_not_go_on_with_other_clips(whole, clips, capsys, tmp_path):
+    more, run_dir = tmp_path / "clips", tmp_path / "run"
+    shutil.copytree(clips, more)
+    shutil.copytree(whole, run_dir)
+    other = Clips.open(more)
+    other.append(np.zeros((20, 3, 16, 16), np.uint8), np.zeros((19, 2)), np.zeros((20, 2)))
+    config = (run_dir / "config.yaml").read_text()
+    (run_dir / "config.yaml").write_text(config.replace(str(clips), str(more)))
+    capsys.readouterr()
+    assert run(*options(run_dir, more)) == 2
+    assert "began with other clips (clips.json tells which)" in capsys.readouterr().err
+
+
+def test_the_share_held_by_regions_is_told_of_seen_and_of_held_out_clips(whole):
+    row = [row for row in read_metrics(whole / "metrics.jsonl") if row["kind"] == "eval"][-1]
+    for part in ("seen", "held_out"):
+        biases = row[f"calibration/one_step_{part}"]
+        assert len(biases) == 3 and all(-1 < bias < 0.5 for bias in biases)
 
 
 def test_the_report_shows_futures_and_every_score(whole):
