@@ -21,7 +21,7 @@ from measure import parser, write_csv
 from gje_world.data.decoding import decode_all, zip_of_images
 from gje_world.data.images import Split
 from gje_world.pretrained import load_pretrained
-from gje_world.probing.data import probe_data, with_unlike
+from gje_world.probing.data import hold_out_classes, probe_data, with_unlike
 from gje_world.probing.encoder import probe_encoder
 from gje_world.training.devices import keep_freed_memory, set_threads
 from gje_world.training.metrics import read_metrics
@@ -34,8 +34,9 @@ GJE_METHODS = {
     "gje, mixture": ["belief=mixture"],
     "gje joint": ["objective=gje_joint", "objective.shrinkage=0.3"],
     "gmje": ["objective=gmje"],
-    "gmje smc": ["objective=gmje_smc"],
-    "vje": ["objective=vje"],
+    # squared distances as sharp as SimCLR's cosines, and a marginal term no stronger than their gradient
+    "gmje smc": ["objective=gmje_smc", "objective.bandwidth=8", "objective.marginal_weight=0.015"],
+    "vje": ["objective=vje", "objective.marginal=none"],
     "vi-simsiam": ["objective=vi_simsiam"],
 }
 BASELINES = {
@@ -58,7 +59,10 @@ MEASURED = {
     "brier": "linear/brier",
     "nll": "linear/nll",
 }
-SETS, SCORES = ("noise", "textures", "digits"), ("surprise", "joint", "marginal", "mahalanobis", "neighbours")
+# classes of which a second probe has no label; the encoder has seen their images
+HELD_OUT = ("deer", "truck")
+SETS = ("noise", "textures", "digits", "held_out_classes")
+SCORES = ("surprise", "joint", "marginal", "mahalanobis", "neighbours")
 SETTINGS = ("epochs", "images", "batch", "probe_images", "test_images", "outside")
 KEY = ("method", "seed", *SETTINGS)
 
@@ -76,7 +80,7 @@ def pretrain(name: str, seed: int, folder: Path, options: argparse.Namespace) ->
         *(
             "encoder=conv",
             "encoder.width=64",
-            "encoder.dim=256",
+            "encoder.dim=512",  # all that the convolutions end in
             "augment=simclr",
             f"batch_size={options.batch}",
             "probe_images=1000",
@@ -93,7 +97,10 @@ def pretrain(name: str, seed: int, folder: Path, options: argparse.Namespace) ->
 def measure(run: Path, split: Split, options: argparse.Namespace) -> dict[str, object]:
     """Columns of a row: what the run's encoder is worth, and how long it took."""
     data = probe_data(split, "cifar10", options.probe_images, options.test_images)
-    row = probe_encoder(load_pretrained(run / "encoder"), with_unlike(data, options.outside), heatmaps=0).row
+    pretrained = load_pretrained(run / "encoder")
+    row = probe_encoder(pretrained, with_unlike(data, options.outside), heatmaps=0).row
+    fewer = probe_encoder(pretrained, hold_out_classes(data, HELD_OUT), heatmaps=0).row
+    row |= {name: value for name, value in fewer.items() if name.startswith("ood/held_out_classes/")}
     found: dict[str, object] = {column: row.get(name) for column, name in MEASURED.items()}
     for kind in SETS:
         for score in SCORES:
@@ -115,7 +122,7 @@ def main() -> None:
     options.add_argument(
         "--probe-images", type=int, default=10_000, help="training images probes are fitted to"
     )
-    options.add_argument("--test-images", type=int, default=5_000, help="test images measured on")
+    options.add_argument("--test-images", type=int, default=10_000, help="test images measured on")
     options.add_argument("--outside", type=int, default=500, help="images of noise, textures and digits each")
     arguments = options.parse_args()
     keep_freed_memory()
