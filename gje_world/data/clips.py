@@ -141,8 +141,12 @@ class Clips:
 
     @property
     def sources(self) -> list[str]:
-        """What each written episode was made from, as `append` was told."""
-        return list(self._index["sources"])
+        """What each episode was made from, as `append` was told."""
+        whole = self._index["sources"]
+        if self._intervals is None:
+            return list(whole)
+        starts = np.cumsum([0, *self._index["lengths"]])
+        return [whole[i] for i in np.searchsorted(starts, self._intervals[:, 0], side="right") - 1]
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -260,9 +264,10 @@ class Clips:
         return self._gather(np.array([first + start]), length, stride)
 
     def split(self, held_out: float) -> tuple[Clips, Clips]:
-        """The clips in two parts, by episode: the second has the share `held_out`, at least one episode.
+        """The clips in two parts: the second has the share `held_out`, at least one.
 
-        The same clips always come apart in the same way. A single episode is cut in two in time.
+        They come apart by what they were made from, so that no film lies on both sides; where that is one
+        thing, by episode; a single episode is cut in two in time. The same clips always do so alike.
 
         Raises:
             ClipsError: there is no clip, or the share is not between 0 and 1.
@@ -275,12 +280,18 @@ class Clips:
             first, end = self.intervals[0]
             cut = end - max(1, round(held_out * (end - first)))
             return self._part(np.array([[first, cut]])), self._part(np.array([[cut, end]]))
-        order = np.random.default_rng(0).permutation(self.episodes)
-        count = min(max(1, round(held_out * self.episodes)), self.episodes - 1)
-        return (
-            self._part(self.intervals[np.sort(order[count:])]),
-            self._part(self.intervals[np.sort(order[:count])]),
-        )
+        sources = self.sources
+        names = list(dict.fromkeys(sources))
+        groups = np.arange(self.episodes) if len(names) == 1 else np.array([names.index(s) for s in sources])
+        there = int(groups.max()) + 1
+        order = np.random.default_rng(0).permutation(there)
+        count = min(max(1, round(held_out * there)), there - 1)
+        held = np.isin(groups, order[:count])
+        return self._part(self.intervals[~held]), self._part(self.intervals[held])
+
+    def of_length(self, frames: int) -> Clips:
+        """Those of at least so many frames."""
+        return self._part(self.intervals[self.lengths >= frames])
 
     def _part(self, intervals: npt.NDArray[np.int64]) -> Clips:
         return Clips(self.path, self._index, intervals)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import re
 import zipfile
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from gje_world.data.images import Images, Split, hold_out
 from gje_world.options import ConfigError
+from gje_world.training.disk import format_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +91,20 @@ class Decoded(Dataset):
             return str(error)
 
 
+def require_memory(count: int, size: int) -> None:
+    """Refuses more images than the machine's memory holds, before any is decoded.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    needed, there = 3 * count * size**2, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise ConfigError(
+            f"data.image_size={size} is too large: {count:,} images take {format_bytes(needed)} of memory, "
+            f"and the machine has {format_bytes(there)}"
+        )
+
+
 def decode_all(
     source: Encoded,
     size: int,
@@ -110,6 +126,7 @@ def decode_all(
         WorkerError: one of the processes was killed.
     """
     count = len(source.names)
+    require_memory(count, size)
     pixels = torch.empty(count, 3, size, size, dtype=torch.uint8)
     good = torch.ones(count, dtype=torch.bool)
     loader: DataLoader = DataLoader(

@@ -30,6 +30,8 @@ def gallery_scores(gallery: Gallery) -> dict[str, Tensor]:
 def picture_scores(mean: Tensor, samples: Tensor, truth: Tensor) -> dict[str, Tensor]:
     """PSNR (dB) and SSIM at each of `H` steps ahead, `[H]`: of the mean, and of the best of `S` samples.
 
+    The best is one sampled future of each clip, that of the highest mean score over the steps.
+
     Arguments:
         mean: uint8 `[H, N, C, h, w]`.
         samples: uint8 `[H, S, N, C, h, w]`.
@@ -38,11 +40,11 @@ def picture_scores(mean: Tensor, samples: Tensor, truth: Tensor) -> dict[str, Te
     found = {}
     for name, score in (("psnr", psnr), ("ssim", ssim)):
         found[name] = torch.stack([score(a, b).mean() for a, b in zip(mean, truth, strict=True)])
-        best = [
-            torch.stack([score(sample, b) for sample in drawn]).amax(0).mean()
-            for drawn, b in zip(samples, truth, strict=True)
-        ]
-        found[f"best_{name}"] = torch.stack(best)
+        of_each = torch.stack(
+            [torch.stack([score(s, b) for s in drawn]) for drawn, b in zip(samples, truth, strict=True)]
+        )  # [H, S, N]
+        best = of_each.mean(0).argmax(0)
+        found[f"best_{name}"] = of_each[:, best, torch.arange(len(best))].mean(1)
     return found
 
 

@@ -108,19 +108,24 @@ def check_share(config: VideoConfig, ranks: int) -> None:
         raise ConfigError(f"learning.batch_size={size} must be a multiple of the {ranks} devices")
 
 
-def check_lengths(config: VideoConfig, clips: Clips) -> None:
-    """Refuses windows that no clip, learnt from or held out, is long enough for.
+def long_enough(config: VideoConfig, clips: Clips) -> Clips:
+    """The clips that the windows learnt from and evaluated on fit into; a single one with both its parts.
 
     Raises:
         ConfigError: naming what a window needs and the longest clip there is.
     """
+    horizons = {name: value_of(config, name) for name in ("learning.horizon", "evaluation.horizon")}
+    name = max(horizons, key=lambda name: horizons[name])
     before = config.frame_stack - 1 + config.predictor.history
-    for name in ("learning.horizon", "evaluation.horizon"):
-        frames = (before + value_of(config, name) - 1) * config.data.stride + 1
-        for part, kind in zip(clips.split(config.data.held_out), ("learnt from", "held out"), strict=True):
-            longest = int(part.lengths.max())
-            if longest < frames:
-                raise ConfigError(
-                    f"{name}={value_of(config, name)} needs clips of {frames} frames (frame_stack, "
-                    f"predictor.history and data.stride counted); the longest that is {kind} has {longest}"
-                )
+    frames = (before + horizons[name] - 1) * config.data.stride + 1
+    chosen = clips.of_length(frames)
+    longest, which = int(clips.lengths.max(initial=0)), "longest"
+    if chosen.episodes == 1:
+        parts = chosen.split(config.data.held_out)
+        longest, which = min(int(part.lengths[0]) for part in parts), "shorter part of the only one that long"
+    if longest < frames:
+        raise ConfigError(
+            f"{name}={horizons[name]} needs clips of {frames} frames (frame_stack, predictor.history and "
+            f"data.stride counted); the {which} has {longest}"
+        )
+    return chosen

@@ -38,7 +38,7 @@ BELIEFS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a predictor is learnt; the defaults are what the study found."""
+    """How a predictor is learnt; `docs/futures_study.md` tells what the defaults rest on."""
 
     belief: str = "mixture"
     dim: int = 16  # D

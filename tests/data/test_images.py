@@ -22,6 +22,7 @@ from gje_world.data.decoding import (
     decode_all,
     folder_of_images,
     parquet_of_images,
+    require_memory,
     zip_of_images,
 )
 from gje_world.data.images import ShuffledBatches
@@ -229,3 +230,9 @@ def test_batches_go_on_anywhere_and_ranks_share_them():
     assert torch.equal(torch.cat(parts), expected[7])
     with pytest.raises(ConfigError, match="batch_size=11 must be at most the 10"):
         ShuffledBatches(numbered(10), 11, seed=1)
+
+
+def test_more_images_than_the_memory_holds_are_refused_before_any_is_decoded():
+    require_memory(50_000, 32)
+    with pytest.raises(ConfigError, match=r"data\.image_size=4096 is too large: 100,000 images take 5\.0 TB"):
+        require_memory(100_000, 4096)

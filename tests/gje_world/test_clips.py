@@ -87,6 +87,16 @@ def test_clips_come_apart_by_episode_and_a_single_one_in_time(tmp_path):
     assert before.window(0, 6, 1).states[0, 0, 1] == 6 and after.window(0, 0, 3).states[0, 0, 1] == 7
 
 
+def test_no_film_lies_on_both_sides_of_a_split(tmp_path):
+    clips = Clips.create(tmp_path, SHAPE)
+    for name in "abcde":
+        for _ in range(4):
+            clips.append(np.zeros((3, *SHAPE), np.uint8), source=name)
+    before, after = clips.split(0.2)
+    assert (before.episodes, after.episodes) == (16, 4)
+    assert len(set(after.sources)) == 1 and not set(before.sources) & set(after.sources)
+
+
 def test_bad_input_is_named(tmp_path):
     clips = Clips.create(tmp_path, SHAPE, state_names=("x",))
     with pytest.raises(ClipsError, match="there is no clip"):

@@ -278,7 +278,7 @@ def refused(capsys, *arguments: str) -> str:
         ("encoder.name=vgg", ["vgg", "conv"]),
         ("predictor.heads=3", ["hidden", "heads=3"]),
         ("learning.lr=0", ["learning.lr=0.0", "above 0"]),
-        ("data.length=5", ["learning.horizon=2 needs clips of", "has 5"]),
+        ("data.length=5", ["evaluation.horizon=5 needs clips of 9 frames", "has 5"]),
         ("data.image_size=40", ["40", "multiple of 16"]),
         ("encoder.path=/nowhere", ["/nowhere"]),
     ],
@@ -307,10 +307,15 @@ def test_clips_shorter_than_a_window_are_refused(capsys, tmp_path):
     for _ in range(3):
         made.append(np.zeros((4, 3, 16, 16), np.uint8))
     line = refused(capsys, *options(tmp_path / "run", tmp_path / "short"))
-    assert (
-        "learning.horizon=2 needs clips of 6 frames" in line
-        and "the longest that is learnt from has 4" in line
-    )
+    assert "evaluation.horizon=5 needs clips of 9 frames" in line and "the longest has 4" in line
+
+
+def test_clips_too_short_for_a_window_are_left_out(capsys, clips, tmp_path):
+    path = tmp_path / "mixed"
+    shutil.copytree(clips, path)
+    Clips.open(path).append(np.zeros((4, 3, 16, 16), np.uint8), np.zeros((3, 2)), np.zeros((4, 2)))
+    assert run(*options(tmp_path / "run", path)) == 0
+    assert "1 of 61 clips are too short for a window and left out" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_readable_film_is_refused(capsys, tmp_path):
