@@ -430,3 +430,21 @@ def test_beliefs_go_by_the_names_of_their_heads(name):
     assert belief.name == name and repr(belief).endswith(f"(batch_shape=({B},), dim={D})")
     if name != "power_spherical":
         assert belief.translate(torch.zeros(B, D)).name == name
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_mixture_finds_modes_in_many_dimensions_before_its_means_meet(seed):
+    torch.manual_seed(seed)
+    plane, turns = torch.linalg.qr(torch.randn(32, 32)).Q[:2], torch.arange(4) * math.pi / 2
+    modes = torch.stack([turns.cos(), turns.sin()], 1) @ plane
+    head = make_head("mixture", features=1, dim=32, components=8)
+    optimizer, features = torch.optim.Adam(head.parameters(), lr=5e-3), torch.ones(256, 1)
+    for _ in range(300):
+        value = modes[torch.randint(4, (256,))] + 0.05 * torch.randn(256, 32)
+        optimizer.zero_grad()
+        (-head(features).log_prob(value).mean() / 32).backward()
+        optimizer.step()
+    with torch.no_grad():
+        drawn = head(features[:1]).sample((2000,))[:, 0]
+    shares = (torch.cdist(drawn, modes) < 0.5).float().mean(0)
+    assert shares.min() > 0.15
