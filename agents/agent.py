@@ -299,8 +299,8 @@ class Agent(nn.Module):
     def world_and_value_loss(self, z: Tensor, z_target: Tensor, batch: Batch, shifted: Tensor):
         """Total loss, open-loop embeddings `[T+1, B, D]`, its parts, and the one-step beliefs `[T, B]`.
 
-        Beliefs are trained from the embedding of the frame before; reward and value along an open-loop path
-        of samples, as the planner will use them.
+        Beliefs are trained from the embedding of the frame before, their spread also by the plain likelihood
+        of errors held fixed; reward and value along an open-loop path of samples, as the planner will use them.
         """
         weights, steps = self.config.weights, len(batch.action)
         target = self.td_target(z[1:].detach(), batch)  # [T, B]
@@ -315,12 +315,14 @@ class Agent(nn.Module):
             "loss/reward": (decay * reward).mean(),
             "loss/value": (decay * value).mean(),
         }
+        if belief.blurs and self.objective.resolution:
+            parts["loss/spread"] = self.world.spread_error(z[:-1], z_target, batch.action, shifted).mean()
         if self.terminates:
             logit = self.termination.logit(path[:-1], batch.action)
             ended = F.binary_cross_entropy_with_logits(logit, batch.terminated, reduction="none")
             parts["loss/termination"] = (decay * ended).mean()
         total = (
-            weights.world * (parts["loss/nll"] + parts["loss/marginal"])
+            weights.world * (parts["loss/nll"] + parts["loss/marginal"] + parts.get("loss/spread", 0.0))
             + weights.reward * parts["loss/reward"]
             + weights.value * parts["loss/value"]
             + weights.reward * parts.get("loss/termination", 0.0)

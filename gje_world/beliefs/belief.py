@@ -21,6 +21,7 @@ class Belief(Distribution):
     """
 
     name = "belief"  # that of its head in `HEADS`; those without a head keep this one
+    blurs = False  # whether a finite resolution changes what training maximises
     arg_constraints: ClassVar[dict] = {}
     has_rsample = True
 
@@ -76,12 +77,20 @@ class Belief(Distribution):
         """
         return self.log_prob(value)
 
+    def spread_log_prob(self, value: Tensor) -> Tensor:
+        """The log-density `[...]` of `value [..., D]` with gradient to the belief's spread and shape alone.
+
+        The error is held fixed, so nothing gives way for a finer prediction.
+        """
+        return self.log_prob((value - self.mean).detach() + self.mean)
+
 
 class Translated(Belief):
     """`base` moved by `offset [..., D]`."""
 
     def __init__(self, base: Belief, offset: Tensor):
-        self.base, self.offset, self.name = base, offset, base.name
+        self.base, self.offset = base, offset
+        self.name, self.blurs = base.name, base.blurs
         super().__init__(torch.broadcast_shapes(base.batch_shape, offset.shape[:-1]), base.dim)
 
     @property

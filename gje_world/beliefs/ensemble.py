@@ -73,7 +73,7 @@ class Ensemble(EqualMixture):
     name = "ensemble"
 
     def __init__(self, members: Sequence[Belief]):
-        self.members = tuple(members)
+        self.members, self.blurs = tuple(members), members[0].blurs
         super().__init__(members[0].batch_shape, members[0].dim)
 
     def each_density(self, value: Tensor) -> Tensor:
@@ -91,6 +91,10 @@ class Ensemble(EqualMixture):
     def learning_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
         """Mean over the members, each of which learns all of it, as by the mixture's it would not."""
         return torch.stack([member.learning_log_prob(value, resolution) for member in self.members]).mean(0)
+
+    def spread_log_prob(self, value: Tensor) -> Tensor:
+        """Mean over the members, each around its own mean."""
+        return torch.stack([member.spread_log_prob(value) for member in self.members]).mean(0)
 
 
 class Pool(EqualMixture):

@@ -60,6 +60,8 @@ class Gaussian(Belief):
         mean: :math:`\mu`, shape `[..., D]`.
     """
 
+    blurs = True
+
     def __init__(self, mean: Tensor):
         self._mean = mean
         super().__init__(mean.shape[:-1], mean.shape[-1])

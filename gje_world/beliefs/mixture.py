@@ -25,6 +25,7 @@ class Mixture(Belief):
     """
 
     name = "mixture"
+    blurs = True
 
     def __init__(self, log_weights: Tensor, components: DiagonalGaussian | LowRankGaussian):
         self.log_weights, self.components = log_weights, components

@@ -27,6 +27,7 @@ class StudentT(Belief):
     """
 
     name = "student_t"
+    blurs = True
 
     def __init__(self, mean: Tensor, scale: Tensor, df: Tensor):
         self._mean, self.scale, self.df = mean, scale, df

@@ -36,6 +36,7 @@ class Objective(nn.Module):
     name = "objective"  # that in `OBJECTIVES`
     needs_density: ClassVar[bool] = True  # whether the belief must have one
     beliefs: tuple[str, ...] = ()  # the only ones that fit; empty: any
+    resolution: float = 0.0  # of its likelihood, where it has one
 
     def __init__(
         self,

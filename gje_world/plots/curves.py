@@ -24,6 +24,7 @@ _LOSS_TITLES = {
     "loss/total": "total",
     "loss/nll": "NLL (nats per dimension)",
     "loss/marginal": "marginal term",
+    "loss/spread": "NLL of errors held fixed",
     "loss/reward": "reward",
     "loss/value": "value",
     "loss/termination": "terminal states",

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from gje_world import WorldModel, WorldModelConfig
+from gje_world.objectives import make_objective
 
 DIM, ACTION, SIZE = 16, 2, 16
 
@@ -124,3 +125,39 @@ def test_images_that_are_not_square_are_refused():
 def test_an_unknown_belief_is_refused_by_name():
     with pytest.raises(ValueError, match="'cauchy'"):
         WorldModel(WorldModelConfig(), (3, SIZE, SIZE), ACTION, "cauchy")
+
+
+@pytest.mark.parametrize("belief", ["diagonal", "low_rank", "student_t", "ensemble"])
+def test_the_spread_error_is_the_plain_likelihood_and_teaches_the_spread_alone(belief):
+    torch.manual_seed(0)
+    world = WorldModel(WorldModelConfig(dim=8, hidden=16), (3, 16, 16), 1, belief=belief)
+    z, z_target, action = torch.randn(64, 8, requires_grad=True), torch.randn(64, 8), torch.randn(64, 1)
+    error = world.spread_error(z, z_target, action)
+    believed = world.believe(z, action)
+    torch.testing.assert_close(error, -believed.learning_log_prob(z_target) / 8)
+    error.mean().backward()
+    assert z.grad is None and all(p.grad is None for p in world.dynamics.parameters())
+    if belief in ("diagonal", "student_t"):  # whose head tells the mean first
+        assert world.head.linear.weight.grad[:8].abs().max() < 1e-7
+        assert world.head.linear.weight.grad[8:].abs().max() > 1e-4
+
+
+def test_with_it_regions_hold_errors_far_finer_than_the_resolution():
+    torch.manual_seed(0)
+    world = WorldModel(WorldModelConfig(dim=8, hidden=32), (3, 16, 16), 1)
+    objective = make_objective("gje_conditional", 8, resolution=0.35)
+    shares = []
+    for calibrated in (False, True):
+        optimizer = torch.optim.Adam([*world.dynamics.parameters(), *world.head.parameters()], lr=3e-3)
+        for _ in range(300):
+            z, action = torch.randn(128, 8), torch.randn(128, 1)
+            z_target = z + 0.02 * torch.randn(128, 8)
+            loss = objective.predict(world.believe(z, action), z_target).mean()
+            if calibrated:
+                loss = loss + world.spread_error(z, z_target, action).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        belief = world.believe(z, action)
+        shares.append(float((belief.coverage(z_target) <= 0.5).float().mean()))
+    assert shares[0] > 0.9 and abs(shares[1] - 0.5) < 0.15
