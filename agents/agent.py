@@ -300,7 +300,7 @@ class Agent(nn.Module):
         """Total loss, open-loop embeddings `[T+1, B, D]`, its parts, and the one-step beliefs `[T, B]`.
 
         Beliefs are trained from the embedding of the frame before, their spread also by the plain likelihood
-        of errors held fixed; reward and value along an open-loop path of samples, as the planner will use them.
+        of errors held fixed; reward and value along an open-loop path of samples, as planning uses them.
         """
         weights, steps = self.config.weights, len(batch.action)
         target = self.td_target(z[1:].detach(), batch)  # [T, B]
