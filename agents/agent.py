@@ -304,7 +304,8 @@ class Agent(nn.Module):
         """
         weights, steps = self.config.weights, len(batch.action)
         target = self.td_target(z[1:].detach(), batch)  # [T, B]
-        belief = self.world.believe(z[:-1], batch.action, shifted)
+        features = self.world.features(z[:-1], batch.action, shifted)
+        belief = self.world.tell(features, z[:-1])
         path = self.world.unroll(z[0], batch.action, shifted)
         decay = self.config.temporal_decay ** torch.arange(steps, device=z.device).unsqueeze(-1)
         reward = self.two_hot.loss(self.reward(path[:-1], batch.action), batch.reward)
@@ -316,7 +317,7 @@ class Agent(nn.Module):
             "loss/value": (decay * value).mean(),
         }
         if belief.blurs and self.objective.resolution:
-            parts["loss/spread"] = self.world.spread_error(z[:-1], z_target, batch.action, shifted).mean()
+            parts["loss/spread"] = self.world.spread_error(features, z[:-1], z_target).mean()
         if self.terminates:
             logit = self.termination.logit(path[:-1], batch.action)
             ended = F.binary_cross_entropy_with_logits(logit, batch.terminated, reduction="none")

@@ -131,11 +131,11 @@ class Replay:
             inside = episode[drawn % self.slots] == episode[(drawn + horizon) % self.slots]
             starts = np.concatenate([starts, drawn[inside]])
             if len(starts) >= batch_size:
-                return self._gather(starts[:batch_size], horizon)
+                return self.gather(starts[:batch_size], horizon)
         places = np.arange(low, max(low, high))  # few there are, if any: found one by one
         starts = places[episode[places % self.slots] == episode[(places + horizon) % self.slots]]
         if len(starts):
-            return self._gather(generator.choice(starts, batch_size), horizon)
+            return self.gather(generator.choice(starts, batch_size), horizon)
         raise ReplayError(
             f"the replay holds no episode of {horizon} steps ({len(self)} slots filled); "
             "lower agent.horizon, or raise prefill"
@@ -147,7 +147,8 @@ class Replay:
             return 0
         return self.count - self.capacity + self.frame_stack - 1
 
-    def _gather(self, starts: np.ndarray, horizon: int) -> Batch:
+    def gather(self, starts: np.ndarray, horizon: int) -> Batch:
+        """The sequences of `horizon` transitions that begin at `starts [B]`, each to lie in one episode."""
         first = self.maps["first"][starts % self.slots]
         window = starts[:, None] + np.arange(1 - self.frame_stack, horizon + 1)
         # before an episode's first frame stands that frame again, as in a freshly reset observation
@@ -169,7 +170,7 @@ class Replay:
         start = max(self.first, self._oldest(), self.count - 1 - most)
         if (steps := self.count - 1 - start) < 1:
             raise ReplayError("the newest episode in the replay has no step yet")
-        return self._gather(np.array([start]), steps)
+        return self.gather(np.array([start]), steps)
 
     def newest_frame(self) -> np.ndarray:
         """The frame written last, uint8 `[C, H, W]`."""
@@ -179,7 +180,7 @@ class Replay:
         """Up to `most` stacked observations `[N, K*C, H, W]`, spread evenly over what is stored."""
         low = self._oldest()
         starts = np.unique(np.linspace(low, self.count - 1, min(most, self.count - low)).astype(np.int64))
-        return self._gather(starts, 0).frames.flatten(1, 2)
+        return self.gather(starts, 0).frames.flatten(1, 2)
 
     def flush(self) -> None:
         """Write what the maps hold to the disk."""

@@ -25,6 +25,7 @@ from agents.loading import load_config
 from agents.replay import Replay
 from gje_world.beliefs import make_head
 from gje_world.evaluation import NOMINAL, observed_coverage
+from gje_world.evaluation.scores import LEVELS
 from gje_world.training.checkpoint import CheckpointStore
 from gje_world.training.devices import set_threads
 from gje_world.training.origin import origin
@@ -38,7 +39,6 @@ BELIEFS: dict[str, dict[str, Any]] = {
     "full": {"name": "full"},
     "mixture of 4": {"name": "mixture", "components": 4},
 }
-LEVELS = (0.5, 0.9, 0.95)
 LR, BATCH, AT_ONCE = 1e-3, 512, 128
 
 
@@ -54,10 +54,9 @@ def steps_of(agent: Agent, replay: Replay, starts: np.ndarray) -> Steps:
     """The transitions that begin at slots `starts`, which must lie in an episode with their next."""
     features, change = [], []
     for part in np.array_split(starts, -(-len(starts) // AT_ONCE)):
-        batch = replay._gather(part, 1)
+        batch = replay.gather(part, 1)
         z, z_next = agent.embed(stack_frames(batch.frames, replay.frame_stack))
-        flag = torch.zeros(len(z), 1)
-        features.append(agent.world.dynamics(torch.cat([z, batch.action[0], flag], -1)))
+        features.append(agent.world.features(z, batch.action[0]))
         change.append(z_next - z)
     return Steps(torch.cat(features), torch.cat(change))
 

@@ -181,7 +181,7 @@ def pretrain(config: PretrainConfig) -> int:
     batches = ShuffledBatches(
         data.train.pixels, config.batch_size, config.seed, fabric.global_rank, fabric.world_size
     )
-    learner.method.centre_on(spaced(data.train, CENTRING_IMAGES).pixels)
+    learner.method.centre_on(data.train.spaced(CENTRING_IMAGES).pixels)
     if fabric.world_size > 1:
         over_ranks(learner)
     path = run_path(config)
@@ -222,11 +222,11 @@ def evaluate(
         Stopped: someone has asked to stop.
     """
     method = learner.method
-    train, test = (spaced(known(part), probe_images) for part in (data.train, data.test))
+    train, test = (known(part).spaced(probe_images) for part in (data.train, data.test))
     with fabric.autocast():
         row = evaluate_encoder(method.encoder, train, test, fabric.device, stop.check)
         if method.predictor is not None:
-            views = learner.views(spaced(data.test, BELIEF_IMAGES).pixels.to(fabric.device))
+            views = learner.views(data.test.spaced(BELIEF_IMAGES).pixels.to(fabric.device))
             row |= evaluate_beliefs(method.encoder, method.predictor, views[0])
     return row
 
@@ -235,11 +235,6 @@ def known(images: Images) -> Images:
     """Those with a label, where some have one; else all."""
     with_label = labelled(images)
     return with_label if len(with_label) else images
-
-
-def spaced(images: Images, most: int) -> Images:
-    """At most so many of the images, evenly spaced."""
-    return images.pick(torch.linspace(0, len(images) - 1, min(most, len(images))).long())
 
 
 def export(method: Method, config: PretrainConfig, data: Split, path: Path) -> None:

@@ -88,11 +88,9 @@ class WorldModel(nn.Module):
         Arguments:
             augmented: `[..., 1]`, 1 where the observations were, 0 where they are as they came; None for 0.
         """
-        return self._told(self._features(z, action, augmented), z)
+        return self.tell(self.features(z, action, augmented), z)
 
-    def spread_error(
-        self, z: Tensor, z_target: Tensor, action: Tensor, augmented: Tensor | None = None
-    ) -> Tensor:
+    def spread_error(self, features: Tensor, z: Tensor, z_target: Tensor) -> Tensor:
         r"""Negative log-likelihood `[...]`, per dimension, whose gradient reaches the beliefs' spread alone.
 
         A likelihood of finite resolution :math:`\tau` leaves open what spreads below it are. Here the head
@@ -100,20 +98,20 @@ class WorldModel(nn.Module):
         but regions of the belief hold what they say.
 
         Arguments:
+            features: of the dynamics at `z`.
             z, z_target: embeddings `[..., D]` and those of the next observations.
-            action, augmented: as for `believe`.
         """
-        with torch.no_grad():
-            features = self._features(z, action, augmented)
-        return -self._told(features, z.detach()).spread_log_prob(z_target) / self.dim
+        return -self.tell(features.detach(), z.detach()).spread_log_prob(z_target) / self.dim
 
-    def _features(self, z: Tensor, action: Tensor, augmented: Tensor | None) -> Tensor:
+    def features(self, z: Tensor, action: Tensor, augmented: Tensor | None = None) -> Tensor:
+        """What the dynamics make of `z [..., D]` and `action [..., A]`: what the head tells beliefs from."""
         if augmented is None:
             augmented = action.new_zeros(())
         augmented = augmented.expand(*action.shape[:-1], 1)
         return self.dynamics(torch.cat([z, action, augmented], dim=-1))
 
-    def _told(self, features: Tensor, z: Tensor) -> Belief:
+    def tell(self, features: Tensor, z: Tensor) -> Belief:
+        """The belief that the head tells from the `features` of the dynamics at `z [..., D]`."""
         change = self.head(features)
         return change if self.simplicial else change.translate(z)
 

@@ -281,8 +281,8 @@ class Clips:
             cut = end - max(1, round(held_out * (end - first)))
             return self._part(np.array([[first, cut]])), self._part(np.array([[cut, end]]))
         sources = self.sources
-        names = list(dict.fromkeys(sources))
-        groups = np.arange(self.episodes) if len(names) == 1 else np.array([names.index(s) for s in sources])
+        place = {name: index for index, name in enumerate(dict.fromkeys(sources))}
+        groups = np.arange(self.episodes) if len(place) == 1 else np.array([place[s] for s in sources])
         there = int(groups.max()) + 1
         order = np.random.default_rng(0).permutation(there)
         count = min(max(1, round(held_out * there)), there - 1)

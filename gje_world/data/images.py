@@ -38,6 +38,10 @@ class Images:
         states = None if self.states is None else self.states[index]
         return Images(self.pixels[index], labels, self.classes, states, self.state_names)
 
+    def spaced(self, most: int) -> Images:
+        """At most so many of them, evenly spaced."""
+        return self.pick(torch.linspace(0, len(self) - 1, min(most, len(self))).long())
+
 
 @dataclass
 class Split:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -165,11 +164,12 @@ def tiles(rows: Rows, update: int, total: int) -> list[Tile]:
         return "–" if value is None else f"{value:.{digits}f}"
 
     elapsed = str(timedelta(seconds=round(rows[-1]["time"]))) if rows else "–"
-    bias = max(row.get("calibration/one_step_held_out", [math.nan]), key=abs)
+    biases = row.get("calibration/one_step_held_out")
+    bias = f"{max(biases, key=abs):+.3f}" if biases else "–"
     return [
         Tile(number("foresight/nll", 3, 0), "NLL one step ahead, nats per dimension"),
         Tile(number("foresight/horizon", 0), "steps ahead better than the marginal"),
-        Tile(f"{bias:+.3f}", "coverage minus nominal, one step ahead, largest"),
+        Tile(bias, "coverage minus nominal, one step ahead, largest"),
         Tile(number("surprise/all", 3), "surprise AUROC"),
         Tile(f"{update:,}", f"of {total:,} updates"),
         Tile(elapsed, "elapsed"),

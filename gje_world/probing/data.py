@@ -62,7 +62,7 @@ def probe_data(split: Split, name: str, most_train: int, most_test: int) -> Prob
     parts = []
     for images, most in ((split.train, most_train), (split.test, most_test)):
         known = images if images.labels is None else labelled(images)
-        parts.append(known.pick(torch.linspace(0, len(known) - 1, min(most, len(known))).long()))
+        parts.append(known.spaced(most))
     train, test = parts
     return ProbeData(
         name,

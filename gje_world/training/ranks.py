@@ -57,7 +57,12 @@ def from_all_ranks(value: Any) -> list[Any]:
 
 @contextmanager
 def open_run(
-    fabric: Fabric, path: Path | str, config: Mapping[str, Any], *, changeable: Collection[str] = ()
+    fabric: Fabric,
+    path: Path | str,
+    config: Mapping[str, Any],
+    *,
+    changeable: Collection[str] = (),
+    sources: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Iterator[RunDirectory]:
     """The run directory, opened and locked by the first rank (`RunDirectory.open`); the others only read.
 
@@ -67,7 +72,7 @@ def open_run(
     run, refused = None, ""
     if fabric.is_global_zero:
         try:
-            run = RunDirectory.open(path, config, changeable=changeable)
+            run = RunDirectory.open(path, config, changeable=changeable, sources=sources)
         except RunDirectoryError as error:
             refused = str(error)
     refused = from_all_ranks(refused)[0]

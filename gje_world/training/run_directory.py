@@ -39,7 +39,12 @@ class RunDirectory:
 
     @classmethod
     def open(
-        cls, path: Path | str, config: Mapping[str, Any], *, changeable: Collection[str] = ()
+        cls,
+        path: Path | str,
+        config: Mapping[str, Any],
+        *,
+        changeable: Collection[str] = (),
+        sources: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> RunDirectory:
         """Creates the run directory, or takes up the run it holds after checking that it is the same run.
 
@@ -48,10 +53,12 @@ class RunDirectory:
             config: the run's whole configuration: nested mappings of plain values.
             changeable: dotted options ("steps", or "evaluation" for all of "evaluation.*") that may differ
                 from the values on disk when a run goes on; `config.yaml` then takes the new values.
+            sources: what the run learns from, by name, such as "clips": what tells it from others is kept in
+                a json of that name.
 
         Raises:
             RunDirectoryError: the path is a file, cannot be written or is full, another process writes to
-                it, or it holds a run with other options.
+                it, or it holds a run with other options or of other sources.
         """
         path = Path(path)
         asked = plain_config(config)
@@ -64,6 +71,8 @@ class RunDirectory:
             raise _unusable(path, error) from error
         try:
             _settle_config(path, asked, changeable)
+            for name, told in (sources or {}).items():
+                _settle_source(path, name, told)
             _record_origin(path)
             for folder in ("checkpoints", "films", "plots", "tensorboard"):
                 (path / folder).mkdir(exist_ok=True)
@@ -100,21 +109,6 @@ class RunDirectory:
     @property
     def report(self) -> Path:
         return self.path / "report.html"
-
-    def require_same(self, name: str, found: Mapping[str, Any], what: str) -> None:
-        """Keeps what `found` tells of the data in the file `name`; refuses other data where a run goes on.
-
-        Raises:
-            RunDirectoryError: the run began with other data.
-        """
-        file, text = self.path / name, json.dumps(found, indent=2) + "\n"
-        if not file.exists():
-            with replacing(file) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-        elif file.read_text(encoding="utf-8") != text:
-            raise RunDirectoryError(
-                f"run_dir={self.path} began with other {what} ({name} tells which); choose another run_dir"
-            )
 
     def close(self) -> None:
         """Gives the lock back."""
@@ -165,6 +159,18 @@ def _plain(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     return value
+
+
+def _settle_source(path: Path, name: str, told: Mapping[str, Any]) -> None:
+    """Writes `<name>.json`, or compares with the one that stands there."""
+    file, text = path / f"{name}.json", json.dumps(told, indent=2) + "\n"
+    if not file.exists():
+        with replacing(file) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    elif file.read_text(encoding="utf-8") != text:
+        raise RunDirectoryError(
+            f"run_dir={path} began with other {name} ({file.name} tells which); choose another run_dir"
+        )
 
 
 def _settle_config(path: Path, asked: dict[str, Any], changeable: Collection[str]) -> None:

@@ -58,11 +58,15 @@ def train(config: VideoConfig) -> int:
     learner = make_learner(config, seen)
     changeable = (*CHANGEABLE, "run_dir", "evaluation")
     with (
-        open_run(fabric, run_path(config), plain_value(config), changeable=changeable) as run,
+        open_run(
+            fabric,
+            run_path(config),
+            plain_value(config),
+            changeable=changeable,
+            sources={"clips": clips.description()},
+        ) as run,
         stop_on_signals() as stop,
     ):
-        if fabric.is_global_zero:
-            run.require_same("clips.json", clips.description(), "clips")
         return 0 if learn(config, learner, (seen, held_out), run, fabric, stop) else stop.status
 
 

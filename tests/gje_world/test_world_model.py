@@ -132,7 +132,7 @@ def test_the_spread_error_is_the_plain_likelihood_and_teaches_the_spread_alone(b
     torch.manual_seed(0)
     world = WorldModel(WorldModelConfig(dim=8, hidden=16), (3, 16, 16), 1, belief=belief)
     z, z_target, action = torch.randn(64, 8, requires_grad=True), torch.randn(64, 8), torch.randn(64, 1)
-    error = world.spread_error(z, z_target, action)
+    error = world.spread_error(world.features(z, action), z, z_target)
     believed = world.believe(z, action)
     torch.testing.assert_close(error, -believed.learning_log_prob(z_target) / 8)
     error.mean().backward()
@@ -154,7 +154,7 @@ def test_with_it_regions_hold_errors_far_finer_than_the_resolution():
             z_target = z + 0.02 * torch.randn(128, 8)
             loss = objective.predict(world.believe(z, action), z_target).mean()
             if calibrated:
-                loss = loss + world.spread_error(z, z_target, action).mean()
+                loss = loss + world.spread_error(world.features(z, action), z, z_target).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
