@@ -2,6 +2,7 @@
 
     python benchmarks/collect.py runs/dmc-*/*    # adds or replaces these runs, redraws the figure
     python benchmarks/collect.py                 # only redraws the figure
+    python benchmarks/collect.py --film runs/…/films/step_000060000.mp4      # and a frame of a film
 
 Every row carries the command, commit and machine that the run itself recorded when it began.
 """
@@ -15,7 +16,9 @@ import statistics
 from collections import defaultdict
 from pathlib import Path
 
+import av
 from matplotlib.figure import Figure
+from PIL.Image import Image
 
 from gje_world.plots.style import styled
 from gje_world.training.metrics import read_metrics
@@ -90,9 +93,17 @@ def draw(rows: list[dict]) -> Figure:
     return figure
 
 
+def middle_frame(film: Path) -> Image:
+    """The frame in the middle of a film."""
+    with av.open(str(film)) as container:
+        frames = [frame.to_image() for frame in container.decode(video=0)]
+    return frames[len(frames) // 2]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("runs", nargs="*", type=Path, help="run directories that gje-train wrote")
+    parser.add_argument("--film", type=Path, help="whose middle frame becomes film_frame.png")
     arguments = parser.parse_args()
     rows: list[dict] = []
     if CURVES.exists():
@@ -107,6 +118,8 @@ def main() -> None:
         writer.writeheader()
         writer.writerows(rows)
     draw(rows).savefig(RESULTS / "learning_curves.png", dpi=130)
+    if arguments.film is not None:
+        middle_frame(arguments.film).save(RESULTS / "film_frame.png")
 
 
 if __name__ == "__main__":
