@@ -224,7 +224,8 @@ class Agent(nn.Module):
     def evaluate_sequences(self, z: Tensor, actions: Tensor) -> Tensor:
         """Returns `[P, B, N]` of `actions [H, B, N, A]` from `z [B, D]`, in each particle's future.
 
-        What comes after a state that may be terminal counts as much as it is likely not to be.
+        What comes after a state that may be terminal counts as much as it is likely not to be. The value of
+        the last state is the mean of two random critics (as TD-MPC2 plans).
         """
         z = z.unsqueeze(1).expand(-1, actions.shape[2], -1)
         futures = self.world.imagine(z.flatten(0, 1), actions.flatten(1, 2), self.planner.config.particles)
@@ -236,7 +237,7 @@ class Agent(nn.Module):
             returns = returns + weight * self.two_hot.decode(self.reward(before, action))
             weight = weight * self.survival(before, action)
         last, _ = self.policy(futures[-1])
-        values = self.two_hot.decode(self.critics(futures[-1], last))  # [E, P, B, N]
+        values = self.two_hot.decode(self.critics(futures[-1], last, self.critics.pair()))  # [2, P, B, N]
         return returns + weight * values.mean(0)
 
     def survival(self, z: Tensor, action: Tensor) -> Tensor | float:
@@ -338,9 +339,8 @@ class Agent(nn.Module):
         none after it.
         """
         action, _ = self.policy(z_next[-1])
-        values = self.two_hot.decode(self.target_critics(z_next[-1], action))  # [E, B]
-        pair = torch.randperm(len(values))[:2].tolist()
-        target = torch.minimum(values[pair[0]], values[pair[-1]])
+        values = self.target_critics(z_next[-1], action, self.target_critics.pair())  # [2, B, bins]
+        target = self.two_hot.decode(values).amin(0)
         targets = []
         for reward, terminated in zip(batch.reward.flip(0), batch.terminated.flip(0), strict=True):
             target = reward + self.discount * (1 - terminated) * target

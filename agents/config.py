@@ -15,6 +15,8 @@ from gje_world.options import ConfigError, group, option, require_at_least, requ
 from gje_world.training.devices import Precision
 from gje_world.world_model import WorldModelConfig
 
+DEFAULT_BELIEF = "student_t"  # errors in many dimensions share their scale, which a Gaussian cannot tell
+
 
 class Render(Enum):
     fast = "fast"
@@ -64,7 +66,7 @@ class TrainConfig:
     env: EnvConfig = group(EnvConfig)
     world: WorldModelConfig = group(WorldModelConfig)
     objective: ObjectiveConfig = group(ObjectiveConfig)
-    belief: BeliefConfig = group(BeliefConfig)
+    belief: BeliefConfig = group(BeliefConfig, name=DEFAULT_BELIEF)
     agent: AgentConfig = group(AgentConfig)
     planner: PlannerConfig = group(PlannerConfig)
     evaluation: EvaluationConfig = group(EvaluationConfig)
@@ -99,7 +101,7 @@ def run_path(config: TrainConfig) -> Path:
     if config.run_dir is not None:
         return Path(config.run_dir)
     words = [config.objective.name]
-    if config.belief.name not in ("diagonal", "point"):
+    if config.belief.name not in (DEFAULT_BELIEF, "point"):
         words.append(config.belief.name)
     if config.encoder is not None:
         words.append(f"{config.encoder_mode.value}_encoder")

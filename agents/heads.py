@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gje_world.networks import EnsembleMLP, mlp
+from gje_world.networks.mlp import ALL
 
 RARELY = -5.0  # logit of a terminal state before any has been seen
 
@@ -94,14 +95,19 @@ class TerminationHead(nn.Module):
 
 
 class Critics(nn.Module):
-    """Ensemble of action values: logits `[E, ..., bins]` of an embedding and an action."""
+    """Ensemble of action values: logits `[E, ..., bins]` of an embedding and an action, by all or by some."""
 
     def __init__(self, members: int, dim: int, action_dim: int, hidden: int, bins: int):
         super().__init__()
+        self.members = members
         self.net = EnsembleMLP(members, dim + action_dim, hidden, bins)
 
-    def forward(self, z: Tensor, action: Tensor) -> Tensor:
-        return self.net(torch.cat([z, action], dim=-1))
+    def forward(self, z: Tensor, action: Tensor, members: list[int] | slice = ALL) -> Tensor:
+        return self.net(torch.cat([z, action], dim=-1), members)
+
+    def pair(self) -> list[int]:
+        """Two different members at random; the one where there is but one."""
+        return torch.randperm(self.members)[:2].tolist()
 
 
 class Policy(nn.Module):

@@ -26,10 +26,10 @@ from gje_world.training.devices import Precision, keep_freed_memory, set_threads
 WARM_UP = 3  # decisions
 
 
-def critics_one_by_one(critics: Critics, z: Tensor, action: Tensor) -> Tensor:
-    """What `critics` tell, logits `[E, ..., bins]`, each by matrix products of its own."""
+def critics_one_by_one(critics: Critics, z: Tensor, action: Tensor, members: list[int]) -> Tensor:
+    """What `members` of `critics` tell, logits `[E, ..., bins]`, each by matrix products of its own."""
     net, found = critics.net, []
-    for member in range(net.members):
+    for member in members:
         x = torch.cat([z, action], -1)
         for i, layer in enumerate((net.first, net.second)):
             x = F.layer_norm(x @ layer.weight[member] + layer.bias[member], net.scales.shape[-1:])
@@ -53,7 +53,7 @@ class PlainAgent(Agent):
             weight = weight * self.survival(z, action)
             z = self.world.believe(z, action).rsample()
         last, _ = self.policy(z)
-        values = self.two_hot.decode(critics_one_by_one(self.critics, z, last))
+        values = self.two_hot.decode(critics_one_by_one(self.critics, z, last, self.critics.pair()))
         return total + weight * values.mean(0)
 
 

@@ -18,9 +18,9 @@ def option(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
-def group(factory: type) -> Any:
-    """A dataclass field that is itself a configuration dataclass, with its own defaults."""
-    return field(default_factory=factory)
+def group(kind: type, **values: Any) -> Any:
+    """A dataclass field that is itself a configuration dataclass, of its own defaults but for `values`."""
+    return field(default_factory=lambda: kind(**values), metadata={"group": kind})
 
 
 def plain_value(value: Any) -> Any:
@@ -47,8 +47,8 @@ def require_groups(config: Any) -> None:
         ConfigError: the first one found, with how it is written.
     """
     for f in fields(config):
-        kind, value = f.default_factory, getattr(config, f.name)
-        if is_dataclass(kind) and not isinstance(value, kind):
+        kind, value = f.metadata.get("group"), getattr(config, f.name)
+        if kind is not None and not isinstance(value, kind):
             first = next(iter(fields(kind))).name
             where = f"{kind.__module__}.{kind.__name__}"
             example = f"{kind.__name__}({first}={value!r})"

@@ -9,6 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+ALL = slice(None)
+
+
 class NormedLinear(nn.Module):
     """Linear layer, then LayerNorm, then SiLU. `[..., F] -> [..., H]`."""
 
@@ -30,7 +33,7 @@ def mlp(features: int, hidden: int, layers: int = 2) -> nn.Sequential:
 
 
 class EnsembleLinear(nn.Module):
-    """`members` linear layers applied side by side: `[E, N, F] -> [E, N, H]`."""
+    """`members` linear layers applied side by side, or those asked for: `[E, N, F] -> [E, N, H]`."""
 
     def __init__(self, members: int, features: int, out: int, *, zero: bool = False):
         super().__init__()
@@ -39,8 +42,8 @@ class EnsembleLinear(nn.Module):
         if not zero:
             nn.init.trunc_normal_(self.weight, std=0.02)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias, x, self.weight)
+    def forward(self, x: Tensor, members: list[int] | slice = ALL) -> Tensor:
+        return torch.baddbmm(self.bias[members], x, self.weight[members])
 
 
 class EnsembleMLP(nn.Module):
@@ -50,24 +53,24 @@ class EnsembleMLP(nn.Module):
         members: ensemble size `E`.
         features, hidden, out: widths of input, hidden layers and output.
 
-    Maps `[..., F]` to `[E, ..., out]`.
+    Maps `[..., F]` to `[E, ..., out]`, of all members or of those asked for.
     """
 
     def __init__(self, members: int, features: int, hidden: int, out: int):
         super().__init__()
-        self.members = members
         self.first = EnsembleLinear(members, features, hidden)
         self.second = EnsembleLinear(members, hidden, hidden)
         self.last = EnsembleLinear(members, hidden, out, zero=True)
         self.scales = nn.Parameter(torch.ones(2, members, 1, hidden))
         self.shifts = nn.Parameter(torch.zeros(2, members, 1, hidden))
 
-    def forward(self, x: Tensor) -> Tensor:
-        flat = x.reshape(1, -1, x.shape[-1]).expand(self.members, -1, -1)
+    def forward(self, x: Tensor, members: list[int] | slice = ALL) -> Tensor:
+        scales, shifts = self.scales[:, members], self.shifts[:, members]
+        flat = x.reshape(1, -1, x.shape[-1]).expand(scales.shape[1], -1, -1)
         for i, layer in enumerate((self.first, self.second)):
-            normed = F.layer_norm(layer(flat), self.scales.shape[-1:])
-            flat = F.silu(torch.addcmul(self.shifts[i], normed, self.scales[i]))
-        out = self.last(flat)
+            normed = F.layer_norm(layer(flat, members), scales.shape[-1:])
+            flat = F.silu(torch.addcmul(shifts[i], normed, scales[i]))
+        out = self.last(flat, members)
         return out.unflatten(1, x.shape[:-1])
 
 

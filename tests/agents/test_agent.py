@@ -46,7 +46,7 @@ def test_a_candidates_return_is_the_sum_along_its_particles_futures(agent, monke
     monkeypatch.setattr(agent.two_hot, "decode", lambda x: x)
     monkeypatch.setattr(agent.reward, "forward", lambda z, a: z.mean(-1) * a.squeeze(-1))
     monkeypatch.setattr(
-        agent.critics, "forward", lambda z, a: torch.stack([z.mean(-1) * f for f in (1.0, 3.0)])
+        agent.critics, "forward", lambda z, a, pair: torch.stack([z.mean(-1) * (1 + 2 * e) for e in pair])
     )
     agent.planner.config.particles = particles
     if ends:
@@ -97,7 +97,7 @@ def test_terminal_states_are_told_from_others_once_there_has_been_one():
     assert again.terminates
 
 
-@pytest.mark.parametrize("belief", ["diagonal", "mixture", "flow", "ensemble"])
+@pytest.mark.parametrize("belief", ["diagonal", "student_t", "mixture", "flow", "ensemble"])
 def test_how_often_one_looks_at_the_gauges_does_not_change_what_is_learnt(belief):
     weights = []
     for looks in (False, True):

@@ -158,9 +158,9 @@ def test_what_can_be_left_out_may_be_zero(name):
         ),
         (
             {"objective__name": "consistency", "world__simplicial": True},
-            "objective=consistency needs belief=point; got belief=diagonal",
+            "objective=consistency needs belief=point; got belief=student_t",
         ),
-        ({"world__simplicial": True}, "belief=diagonal must be point where world.simplicial=true"),
+        ({"world__simplicial": True}, "belief=student_t must be point where world.simplicial=true"),
         ({"objective__name": "vi_simsiam", "belief__name": "power_spherical"}, "a world model needs another"),
         (
             {
@@ -172,7 +172,7 @@ def test_what_can_be_left_out_may_be_zero(name):
             "world.dim=60 must be a multiple of 8",
         ),
         ({"belief__name": "power_spherical"}, "power_spherical is over directions alone; .*belief=polar"),
-        ({"objective__name": "gmje_mdn"}, "objective=gmje_mdn needs belief=mixture; got belief=diagonal"),
+        ({"objective__name": "gmje_mdn"}, "objective=gmje_mdn needs belief=mixture; got belief=student_t"),
         (
             {"objective__name": "vje", "belief__name": "flow"},
             "objective=vje needs belief=diagonal; got belief=flow",
@@ -198,7 +198,7 @@ def test_what_can_be_left_out_may_be_zero(name):
             {"objective__name": "gje_joint", "objective__form": "dual"},
             "objective.form=dual must be one of scale_free",
         ),
-        ({"belief__rank": 4}, "belief=diagonal has no option rank; it takes log_std_bounds"),
+        ({"belief__rank": 4}, "belief=student_t has no option rank; it takes df, log_std_bounds"),
         ({"belief__name": "ensemble", "belief__member": "cauchy"}, "belief must be one of .*; got 'cauchy'"),
         ({"belief__log_std_bounds": [1.0, 0.0]}, "log_std_bounds must be .* with low < high, got"),
         ({"batch_size": 16}, "batch_size=16 gives 64 embeddings .* more than world.dim=64"),
@@ -277,7 +277,8 @@ def test_every_preset_and_objective_composes_to_what_fits(preset, objective):
     with initialize_config_module("configs", version_base=None):
         config = OmegaConf.to_object(compose("train", [f"preset={preset}", f"objective={objective}"]))
     check(config)
-    belief = {"consistency": "point", "gmje_mdn": "mixture"}.get(objective, "diagonal")
+    own = {"consistency": "point", "gmje_mdn": "mixture", "vje": "diagonal"}
+    belief = own.get(objective, TrainConfig().belief.name)
     assert (config.objective.name, config.belief.name) == (objective, belief)
     assert config.world.simplicial is (objective == "consistency")
 

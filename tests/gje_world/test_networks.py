@@ -125,6 +125,7 @@ def test_each_member_of_an_ensemble_is_a_perceptron_of_its_own(lead):
     assert out.shape == (3, *lead, 4)
     for e in range(3):
         torch.testing.assert_close(out[e], member(ensemble, e)(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ensemble(x, [2, 0]), out[[2, 0]])
 
 
 def test_the_members_of_an_ensemble_learn_apart():
