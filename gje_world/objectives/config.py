@@ -9,6 +9,7 @@ from gje_world.objectives import MARGINALS, OBJECTIVES, Objective, make_objectiv
 from gje_world.options import ConfigError, given, option
 
 RESOLUTION = 0.35  # of a world model's likelihood, where no other is asked for
+SCALE_HOLDING = 2.0  # marginal weight of a conditional likelihood without resolution: 1 holds no scale
 
 
 @dataclass
@@ -17,7 +18,9 @@ class ObjectiveConfig:
 
     name: str = option("gje_conditional", "set by the group: objective=gje_conditional")
     marginal: str | None = option(None, f"term against collapse: {', '.join(MARGINALS)}")
-    marginal_weight: float = option(1.0, "weight of the marginal term")
+    marginal_weight: float | None = option(
+        None, "weight of the marginal term; null: 1, or 2 for a conditional likelihood of resolution 0"
+    )
     target: str | None = option(None, "online: gradients reach the targets; stop_gradient; momentum")
     momentum: float | None = option(None, "decay of the moving average of target=momentum; null: 0.99")
     resolution: float | None = option(
@@ -42,8 +45,12 @@ def keywords(objective: ObjectiveConfig, resolution: float = RESOLUTION) -> dict
         resolution: of its likelihood, where it has one and the options leave it open.
     """
     options = given(objective)
-    blurs = "resolution" in objective_options(objective.name) and objective.fit in (None, "likelihood")
-    return ({"resolution": resolution} if blurs else {}) | options
+    if "resolution" not in objective_options(objective.name) or objective.fit not in (None, "likelihood"):
+        return options
+    options = {"resolution": resolution} | options
+    if objective.name in ("gje_conditional", "gmje_mdn") and not options["resolution"]:
+        options = {"marginal_weight": SCALE_HOLDING} | options
+    return options
 
 
 def check_objective(objective: ObjectiveConfig, belief: str, dim: int) -> Objective:

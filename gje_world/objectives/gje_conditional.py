@@ -25,7 +25,10 @@ class ConditionalGJE(Objective):
 
     Alone, the likelihood is unbounded below: shrink the embeddings, then the variance. With the Gaussian
     marginal term at :math:`\lambda = 1` the sum is, up to constants, minus a Gaussian lower bound on the
-    mutual information of context and target, so neither stop-gradient nor a momentum encoder is needed.
+    mutual information of context and target, so neither stop-gradient nor a momentum encoder is needed, plus
+    half the mean square of the embeddings: mutual information knows no scale, so the plain likelihood lets
+    them shrink there. At :math:`\lambda > 1` their variance settles at :math:`1 - 1/\lambda`; a finite
+    resolution holds it too.
 
     The likelihood is taken at a finite resolution :math:`\tau` (`Belief.learning_log_prob`). In a nearly
     deterministic world it would otherwise reward ever finer prediction of what is predicted already: the

@@ -281,3 +281,15 @@ def test_a_belief_that_an_objective_cannot_learn_is_refused_where_it_is_learnt(o
     belief = make_head("low_rank", features=4, dim=3)(torch.randn(2, 4)).translate(torch.randn(2, 3))
     with pytest.raises(ValueError, match=f"objective={objective} needs belief={right}; got belief=low_rank"):
         make_objective(objective, dim=3).predict(belief, torch.randn(2, 3))
+
+
+@pytest.mark.parametrize("weight, variance", [(1.0, 0.02), (2.0, 0.5), (4.0, 0.75)])
+def test_a_plain_likelihood_lets_embeddings_shrink_unless_the_marginal_term_weighs_more(weight, variance):
+    objective = make_objective("gje_conditional", dim=8, marginal_weight=weight)
+    z = whitened(256, 8).float()
+    scales = torch.arange(0.02, 1.5, 0.01).sqrt()  # the least of them is the best at a weight of 1
+    totals = []
+    for scale in scales:
+        belief = DiagonalGaussian(torch.zeros_like(z), torch.full_like(z, float(scale)))
+        totals.append(objective.predict(belief, scale * z).mean() + objective.marginal(scale * z))
+    assert float(scales[torch.stack(totals).argmin()] ** 2) == pytest.approx(variance, abs=0.015)
