@@ -49,7 +49,9 @@ class TrainConfig:
     task: str = option("dmc/cartpole-swingup", "dmc/<domain>-<task> or gym/<id>")
     steps: int = option(100_000, "env frames of the whole run; an action counts as env.action_repeat of them")
     seed: int = option(1, "of everything random in the run")
-    run_dir: str | None = option(None, "where all is written; null: runs/<task>/<objective>-seed<seed>")
+    run_dir: str | None = option(
+        None, "where all is written; null: runs/<task>/<objective>[-<belief>]-seed<seed>"
+    )
     encoder: str | None = option(None, "folder of a pretrained encoder; null: a new one")
     encoder_mode: EncoderMode = option(
         EncoderMode.finetune, "frozen; finetune: slowly, at agent.finetune_lr; init: as a new one learns"
@@ -83,10 +85,9 @@ _AT_LEAST_ONE = (
     "env.action_repeat", "env.time_limit", "env.frame_stack", "env.image_size", "world.dim", "world.hidden",
     "world.encoder_width", "agent.hidden", "agent.critics", "agent.horizon", "planner.horizon",
     "planner.candidates", "planner.elites", "planner.iterations", "planner.particles", "evaluation.every",
-    "evaluation.episodes", "belief.components", "belief.members", "belief.transforms",
+    "evaluation.episodes", "belief.components", "belief.transforms",
 )  # fmt: skip
 _AT_LEAST_ZERO = (
-    "belief.rank",
     "seed", "prefill", "agent.shift", "agent.entropy", "agent.weights.world", "agent.weights.reward",
     "agent.weights.value", "planner.policy_candidates", "planner.temperature",
 )  # fmt: skip
@@ -118,6 +119,8 @@ def check(config: TrainConfig) -> None:
     require_groups(config)
     require_at_least(1, config, *_AT_LEAST_ONE)
     require_at_least(0, config, *_AT_LEAST_ZERO)
+    require_at_least(2, config, "belief.members")
+    require_at_least(1 if config.belief.name == "low_rank" else 0, config, "belief.rank")
     for name in _POSITIVE:
         value = value_of(config, name)
         _require(value is None or value > 0, name, value, "above 0")

@@ -64,6 +64,10 @@ def run_command(
     for argument in arguments:
         if argument.startswith("-") and argument.partition("=")[0] not in FLAGS:
             return fail(f"unknown flag {argument}; options are written name=value, --help lists them")
+        if argument.startswith(("+", "~")):
+            return fail(f"{argument}: nothing can be added or removed; options are written name=value")
+    if message := unknown_choice(name, schema(), arguments):
+        return fail(message)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     for package in ("agents", "envs", "gje_world"):
         logging.getLogger(package).setLevel(logging.INFO)
@@ -143,10 +147,6 @@ def groups_of(command: str, config: Any) -> dict[str, list[str]]:
 
 def explain(command: str, error: BaseException, config: Any, arguments: Sequence[str]) -> str:
     """What is wrong with what was asked, with the nearest names where one is unknown."""
-    for name, choices in groups_of(command, config).items():
-        asked = [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{name}=")]
-        if asked and asked[-1] not in choices:
-            return f"{name}={asked[-1]} must be one of {', '.join(choices)}"
     if found := re.match(r"In '(\w+)/(\w+)': ConfigKeyError raised while composing[^\n]*\n(.*)", str(error)):
         group, choice, reason = found.groups()
         return f"{group}={choice} sets what gje-{command} does not have ({reason}); choose another {group}"
@@ -154,7 +154,8 @@ def explain(command: str, error: BaseException, config: Any, arguments: Sequence
         error = error.__cause__
     key = getattr(error, "full_key", None)
     if isinstance(error, ConfigAttributeError | ConfigKeyError) and key:
-        return f"unknown option {key!r}{nearest(key, [name for name, _, _ in described(config)])}"
+        names = [name for name, _, _ in described(config)]
+        return f"unknown option {key!r}{nearest(key, [*groups_of(command, config), *names])}"
     if isinstance(error, MissingMandatoryValue):
         missing = [name for name, value, _ in described(config) if value == MISSING]
         return f"{', '.join(missing)} must be given; see --help"
@@ -165,7 +166,17 @@ def explain(command: str, error: BaseException, config: Any, arguments: Sequence
     return f"{key}: {reason}" if key else reason
 
 
+def unknown_choice(command: str, config: Any, arguments: Sequence[str]) -> str | None:
+    """What is wrong with a group's choice, where there is none of that name."""
+    for name, choices in groups_of(command, config).items():
+        asked = [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{name}=")]
+        if asked and asked[-1] not in choices:
+            return f"{name}={asked[-1]} must be one of {', '.join(choices)}"
+    return None
+
+
 def nearest(word: str, words: list[str]) -> str:
-    """ ": nearest are …" for a word that is not among `words`."""
-    near = difflib.get_close_matches(word, words, n=3)
+    """ ": nearest are …" for a word that is not among `words`: those it ends, else those alike."""
+    near = [name for name in words if name.endswith(f".{word}")]
+    near = near or difflib.get_close_matches(word, words, n=3)
     return f": nearest are {', '.join(near)}" if near else "; --help lists all"

@@ -42,8 +42,11 @@ class WorldModel(nn.Module):
         action_dim: `A`.
         encoder: a pretrained one to build on; None for a new one.
         frozen: its weights stay as they are.
-        belief: name of the dynamics' belief (`gje_world.beliefs.HEADS`).
+        belief: name of the dynamics' belief (`gje_world.beliefs.HEADS`), not one over directions alone.
         belief_options: of its head; standard deviations lie between e^-5 and e^1.5 unless told otherwise.
+
+    Raises:
+        ValueError: observations are not square, or the belief or one of its options cannot be.
     """
 
     def __init__(
@@ -61,6 +64,8 @@ class WorldModel(nn.Module):
         channels, height, width = obs_shape
         if height != width:
             raise ValueError(f"obs must be square, got {height}x{width}")
+        if belief == "power_spherical":
+            raise ValueError("belief=power_spherical is over directions alone; take belief=polar")
         self.simplicial = config.simplicial
         self.dim = config.dim
         self.encoder: ConvEncoder | AdaptedEncoder

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from gje_world.beliefs import HEADS, make_head
 from gje_world.options import ConfigError, given, option
 
+MEMBERS = [name for name in HEADS if name not in ("point", "power_spherical", "ensemble")]
+
 
 @dataclass
 class BeliefConfig:
     """The predictor's belief (config group `belief`); null: its own default, where it has one."""
 
-    name: str = option("diagonal", "set by the group: belief=diagonal")
+    name: str = option("diagonal", "set by the group, as in belief=low_rank")
     log_std_bounds: list[float] | None = option(
         None, "lowest and highest logarithm of standard deviations; null: -5, 1.5"
     )
@@ -39,8 +41,8 @@ def check_belief(belief: BeliefConfig, dim: int, *, directions: bool = False) ->
         raise ConfigError(
             "belief=power_spherical is over directions alone; embeddings of a world need belief=polar"
         )
-    if belief.member in ("point", "power_spherical", "ensemble"):
-        raise ConfigError(f"belief.member={belief.member} has no density to average; use one that has")
+    if belief.member is not None and belief.member not in MEMBERS:
+        raise ConfigError(f"belief.member={belief.member} must be one of {', '.join(MEMBERS)}")
     if belief.log_std_bounds is not None and len(belief.log_std_bounds) != 2:
         raise ConfigError(f"belief.log_std_bounds={belief.log_std_bounds} must be two numbers, [low, high]")
     try:

@@ -16,7 +16,7 @@ SCALE_HOLDING = 2.0  # marginal weight of a conditional likelihood without resol
 class ObjectiveConfig:
     """The world model's objective (config group `objective`); null: its own default, where it has one."""
 
-    name: str = option("gje_conditional", "set by the group: objective=gje_conditional")
+    name: str = option("gje_conditional", "set by the group, as in objective=gje_joint")
     marginal: str | None = option(None, f"term against collapse: {', '.join(MARGINALS)}")
     marginal_weight: float | None = option(
         None, "weight of the marginal term; null: 1, or 2 for a conditional likelihood of resolution 0"
@@ -69,6 +69,8 @@ def check_objective(objective: ObjectiveConfig, belief: str, dim: int) -> Object
         made.require_belief(belief)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    if objective.momentum is not None and made.target != "momentum":
+        raise ConfigError(f"objective.momentum={objective.momentum} needs objective.target=momentum")
     if made.needs_density and belief == "point":
         raise ConfigError(
             f"belief=point has no density, which objective={made.name} needs; use belief=diagonal"

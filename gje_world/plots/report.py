@@ -80,9 +80,10 @@ def write_report(run_dir: Path | str, *, running: bool = False) -> Path:
     step = max((row["step"] for row in rows), default=0)
     total = config.get("steps")
     total = total if isinstance(total, int) and total > 0 else max(step, 1)
+    words = [config[part]["name"] for part in ("objective", "belief") if part in config]
     page = Page(
         title=str(config.get("task", run_dir.name)),
-        subtitle=f"seed {config.get('seed', '–')} · {run_dir.name}",
+        subtitle=" · ".join([*words, f"seed {config.get('seed', '–')}", run_dir.name]),
         state="running" if running else ("finished" if step >= total else "stopped"),
         running=running,
         done=step / total,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,8 @@ from gje_world.training.run_directory import RunDirectory
 from gje_world.training.suite import fill_table
 from gje_world.training.tables import Row
 
+logger = logging.getLogger(__name__)
+
 ABOUT = """
 gje-probe ambiguity: fit every belief to small tasks whose truth is known and squared loss must fail.
 
@@ -29,12 +32,13 @@ Each row of ambiguity.csv is one fit: held-out NLL minus the true entropy (nats 
 modes found, energy score, coverage errors, seconds of 1,000 updates. The same command on the same run
 directory goes on where it stopped. Results stand in the run directory: ambiguity.csv, report.html, plots/.
 
-  gje-probe ambiguity                                          every belief on every task
+  gje-probe ambiguity                                          every belief on every task it fits
   gje-probe ambiguity tasks=[sine,spiral] beliefs=[mixture]    some of them
   gje-probe ambiguity seeds=3                                  three fits of each
 
 Tasks: {tasks}
 Beliefs: {beliefs}
+(polar is over vectors of at least two dimensions: not on tasks of one.)
 """.format(tasks=", ".join(TASKS), beliefs=", ".join(BELIEFS))
 
 
@@ -74,6 +78,11 @@ def check(config: AmbiguityConfig) -> None:
         raise ConfigError(f"lr={config.lr} must be above 0")
     require_some(config, "tasks", list(TASKS))
     require_some(config, "beliefs", list(BELIEFS))
+    tasks = config.tasks or list(TASKS)
+    for belief in config.beliefs or ():
+        if not any(fits(belief, TASKS[task]) for task in tasks):
+            possible = ", ".join(name for name, task in TASKS.items() if fits(belief, task))
+            raise ConfigError(f"beliefs={belief} fits none of tasks={', '.join(tasks)}; it fits {possible}")
     try:
         choose_device(config.device)
     except ValueError as error:
@@ -86,10 +95,12 @@ def ambiguity(config: AmbiguityConfig) -> int:
     set_threads(config.threads)
     keep_freed_memory()
     tasks, beliefs = config.tasks or list(TASKS), config.beliefs or list(BELIEFS)
+    pairs = [(task, belief) for task in tasks for belief in beliefs]
+    if unfit := [f"{belief} on {task}" for task, belief in pairs if not fits(belief, TASKS[task])]:
+        logger.info("left out, as targets have too few dimensions: %s", ", ".join(unfit))
     wanted = [
         (task, belief, seed)
-        for task in tasks
-        for belief in beliefs
+        for task, belief in pairs
         for seed in range(1, config.seeds + 1)
         if fits(belief, TASKS[task])
     ]

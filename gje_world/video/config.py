@@ -39,7 +39,7 @@ class VideoConfig:
     data: DataConfig = group(DataConfig)
     encoder: EncoderConfig = group(EncoderConfig)
     predictor: PredictorConfig = group(PredictorConfig)
-    belief: BeliefConfig = group(BeliefConfig)
+    belief: BeliefConfig = group(BeliefConfig, name="mixture")
     objective: ObjectiveConfig = group(ObjectiveConfig)
     learning: LearningConfig = group(LearningConfig)
     evaluation: VideoEvaluationConfig = group(VideoEvaluationConfig)

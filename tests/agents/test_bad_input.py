@@ -41,6 +41,11 @@ def refused(capsys, monkeypatch, *options, command=train):
         ("env.image_size=50", ["env.image_size=50", "multiple of 16"]),
         ("device=tpu", ["device='tpu'", "cpu"]),
         ("belief=point", ["belief=point", "density", "belief=diagonal"]),
+        ("belief=null", ["belief=null", "student_t"]),
+        ("belief=[low_rank,diagonal]", ["belief=[low_rank,diagonal]", "low_rank"]),
+        ("beleif=low_rank", ["'beleif'", "nearest are belief"]),
+        ("rank=4", ["'rank'", "belief.rank"]),
+        ("+belief=low_rank", ["+belief=low_rank", "name=value"]),
     ],
 )
 def test_an_option_that_cannot_work_is_named_with_its_value(capsys, monkeypatch, tmp_path, option, words):

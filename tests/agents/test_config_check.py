@@ -199,7 +199,16 @@ def test_what_can_be_left_out_may_be_zero(name):
             "objective.form=dual must be one of scale_free",
         ),
         ({"belief__rank": 4}, "belief=student_t has no option rank; it takes df, log_std_bounds"),
-        ({"belief__name": "ensemble", "belief__member": "cauchy"}, "belief must be one of .*; got 'cauchy'"),
+        (
+            {"belief__name": "ensemble", "belief__member": "cauchy"},
+            "belief.member=cauchy must be one of diagonal, ",
+        ),
+        (
+            {"belief__name": "ensemble", "belief__member": "ensemble"},
+            "member=ensemble must be one of diagonal",
+        ),
+        ({"belief__name": "low_rank", "belief__rank": 0}, "belief.rank=0 must be at least 1"),
+        ({"objective__momentum": 0.9}, "objective.momentum=0.9 needs objective.target=momentum"),
         ({"belief__log_std_bounds": [1.0, 0.0]}, "log_std_bounds must be .* with low < high, got"),
         ({"batch_size": 16}, "batch_size=16 gives 64 embeddings .* more than world.dim=64"),
         ({"env__image_size": 60}, "env.image_size=60 must be a multiple of 16"),

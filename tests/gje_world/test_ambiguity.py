@@ -285,6 +285,19 @@ def test_an_option_that_cannot_work_is_refused_in_one_line(monkeypatch, capsys, 
     assert not (tmp_path / "run").exists()
 
 
+def test_a_belief_that_fits_no_task_asked_is_refused_and_one_that_fits_some_is_left_out_of_others(
+    monkeypatch, capsys, caplog, tmp_path
+):
+    words = ["ambiguity", f"run_dir={tmp_path / 'run'}", *SMALL]
+    assert command(monkeypatch, *words, "tasks=[sine,arcs]", "beliefs=[diagonal,polar]") == 2
+    assert "beliefs=polar fits none of tasks=sine, arcs; it fits two_modes" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    with caplog.at_level("INFO"):
+        assert command(monkeypatch, *words, "tasks=[sine,two_modes]", "beliefs=[polar]") == 0
+    assert "polar on sine" in caplog.text and "two_modes" not in caplog.text
+    assert [row["task"] for row in table(tmp_path / "run")] == ["two_modes"]
+
+
 @pytest.mark.parametrize("options", [[], ["embiguity"]])
 def test_an_unknown_subcommand_is_refused_in_one_line(monkeypatch, capsys, options):
     assert command(monkeypatch, *options) == 2

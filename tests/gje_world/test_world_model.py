@@ -117,6 +117,11 @@ def test_simplicial_worlds_keep_embeddings_and_predictions_on_simplices():
         torch.testing.assert_close(vectors.unflatten(-1, (-1, 8)).sum(-1), torch.ones(5, DIM // 8))
 
 
+def test_a_belief_over_directions_is_refused():
+    with pytest.raises(ValueError, match="power_spherical is over directions alone; take belief=polar"):
+        WorldModel(WorldModelConfig(dim=8), (3, 16, 16), 1, "power_spherical")
+
+
 def test_images_that_are_not_square_are_refused():
     with pytest.raises(ValueError, match="square, got 16x32"):
         WorldModel(WorldModelConfig(), (3, 16, 32), ACTION)
