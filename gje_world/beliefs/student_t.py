@@ -73,13 +73,17 @@ class StudentT(Belief):
         return StudentT(self.mean + offset, self.scale, self.df)
 
     def learning_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
-        """At a finite resolution under the Student-t of the blurred belief's variance, and as many degrees
-        of freedom: the blurred density itself has no closed form.
+        r"""At a finite resolution under the Student-t nearest to the blurred belief, which has no closed form.
+
+        With :math:`r` the belief's share of the blurred variance, :math:`\nu / r^2` degrees of freedom: noise
+        of one size makes the logarithm of the scale vary by :math:`r` times as much as it did.
         """
         if not resolution:
             return self.log_prob(value)
-        noise = resolution**2 * (1 - 2 / self.df).unsqueeze(-1)
-        blurred = StudentT(self.mean, (self.scale.square() + noise).sqrt(), self.df)
+        variance = self.variance + resolution**2
+        share = (self.variance / variance).mean(-1)
+        df = (self.df / share.square()).clamp(max=LARGEST_GIVEN_DF)
+        blurred = StudentT(self.mean, (variance * (1 - 2 / df).unsqueeze(-1)).sqrt(), df)
         return blurred.log_prob(value + resolution * torch.randn_like(value))
 
     @torch.no_grad()

@@ -147,6 +147,34 @@ def test_the_spread_error_is_the_plain_likelihood_and_teaches_the_spread_alone(b
         assert world.head.linear.weight.grad[8:].abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("df", [3.0, 30.0])
+def test_with_it_regions_of_a_student_t_hold_errors_that_share_a_scale_below_the_resolution(df):
+    torch.manual_seed(0)
+    world = WorldModel(WorldModelConfig(dim=16, hidden=32), (3, 16, 16), 1, "student_t")
+    objective = make_objective("gje_conditional", 16, resolution=0.35)
+
+    def draw(count):
+        z, action = torch.randn(count, 16), torch.randn(count, 1)
+        mixing = torch.distributions.Gamma(df / 2, df / 2).sample((count, 1))
+        return z, action, z + 0.1 * torch.randn(count, 16) / mixing.sqrt()
+
+    optimizer = torch.optim.Adam([*world.dynamics.parameters(), *world.head.parameters()], lr=3e-3)
+    decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, 600)
+    for _ in range(600):
+        z, action, z_target = draw(128)
+        features = world.features(z, action)
+        loss = objective.predict(world.tell(features, z), z_target).mean()
+        loss = loss + world.spread_error(features, z, z_target).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        decay.step()
+    z, action, z_target = draw(4000)
+    mass = world.believe(z, action).coverage(z_target)
+    for level in (0.5, 0.9, 0.95):
+        assert float((mass <= level).float().mean()) == pytest.approx(level, abs=0.04)
+
+
 def test_with_it_regions_hold_errors_far_finer_than_the_resolution():
     torch.manual_seed(0)
     world = WorldModel(WorldModelConfig(dim=8, hidden=32), (3, 16, 16), 1)
