@@ -1,15 +1,16 @@
-# make train [PRESET=debug] [ARGS="task=dmc/walker-walk seed=2"]    train an agent from pixels
-# make test                                                         run the test suite
+# make train [PRESET=debug] [task=dmc/walker-walk seed=2 …]    train an agent from pixels; options as gje-train takes them
+# make test                                                    run the test suite
 PYTHON ?= python3
 PRESET ?= default
 ARGS ?=
+OPTIONS = $(filter-out PRESET=% ARGS=% PYTHON=%,$(MAKEOVERRIDES)) $(ARGS)
 VENV := .venv
 PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: train test format lint type clean
 
 train: $(VENV)/.installed
-	$(VENV)/bin/gje-train preset=$(PRESET) $(ARGS)
+	$(VENV)/bin/gje-train preset=$(PRESET) $(OPTIONS)
 
 test: $(VENV)/.installed-dev
 	$(VENV)/bin/pytest

@@ -112,7 +112,7 @@ def make_agent(
         config.agent,
         config.planner,
         config.world,
-        keywords(config.objective),
+        keywords(config.objective, config.belief),
         given(config.belief),
         obs_shape=(3 * e.frame_stack, e.image_size, e.image_size),
         frame_stack=e.frame_stack,

@@ -182,7 +182,7 @@ def check(config: TrainConfig) -> None:
 def _check_objective(config: TrainConfig) -> None:
     """Refuses objectives and beliefs that are unknown or do not fit together."""
     belief, dim = config.belief.name, config.world.dim
-    objective = check_world_objective(config.objective, belief, dim)
+    objective = check_world_objective(config.objective, config.belief, dim)
     check_belief(config.belief, dim)
     if config.world.simplicial:
         _require(belief == "point", "belief", belief, "point where world.simplicial=true")

@@ -20,13 +20,18 @@ BELIEFS = [name for name in HEADS if name != "point"]
 SCALES = (1e-3, 1.0, 1e3)
 
 
+def scales(belief: str) -> tuple[float, ...]:
+    """Those that make a difference: directions have none."""
+    return (1.0,) if belief == "power_spherical" else SCALES
+
+
 @styled
 def draw(curves: dict[tuple[str, float, int], list[float]], path: Path) -> None:
     """One panel a belief, one colour a scale, one line a seed."""
     figure = Figure(figsize=(11, 7), layout="constrained")
     panels = figure.subplots(3, 4, sharex=True, sharey=True).flatten()
     for panel, belief in zip(panels, BELIEFS, strict=False):
-        for index, scale in enumerate(SCALES):
+        for index, scale in enumerate(SCALES):  # one that has no curves still keeps its colour
             lines = [curve for (name, size, _), curve in curves.items() if (name, size) == (belief, scale)]
             for seed, line in enumerate(lines):
                 label = f"targets × {scale:g}" if seed == 0 else None
@@ -52,7 +57,7 @@ def main() -> None:
     options.add_argument("--updates", type=int, default=1000)
     arguments = options.parse_args()
     torch.set_num_threads(1)  # the networks are small
-    cells = [(b, s, seed) for b in BELIEFS for s in SCALES for seed in range(arguments.seeds)]
+    cells = [(b, s, seed) for b in BELIEFS for s in scales(b) for seed in range(arguments.seeds)]
     curves = {cell: spread_while_learning(*cell, arguments.updates) for cell in track(cells, "learning")}
     rows: list[dict[str, object]] = []
     for (belief, scale, seed), curve in curves.items():

@@ -46,7 +46,7 @@ class Belief(Distribution):
         return -self.log_prob(self.rsample((SAMPLES,))).mean(0)
 
     def translate(self, offset: Tensor) -> Belief:
-        """The same belief moved by `offset [..., D]`."""
+        """The same belief moved by `offset`, of its own shape `[*batch, D]`."""
         return Translated(self, offset)
 
     @torch.no_grad()
@@ -91,7 +91,7 @@ class Translated(Belief):
     def __init__(self, base: Belief, offset: Tensor):
         self.base, self.offset = base, offset
         self.name, self.blurs = base.name, base.blurs
-        super().__init__(torch.broadcast_shapes(base.batch_shape, offset.shape[:-1]), base.dim)
+        super().__init__(base.batch_shape, base.dim)
 
     @property
     def mean(self) -> Tensor:
@@ -119,3 +119,6 @@ class Translated(Belief):
 
     def learning_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
         return self.base.learning_log_prob(value - self.offset, resolution)
+
+    def spread_log_prob(self, value: Tensor) -> Tensor:
+        return self.base.spread_log_prob(value - self.offset)

@@ -9,6 +9,15 @@ from gje_world.beliefs.gaussian import Gaussian, cholesky, in_full_precision, ti
 from gje_world.beliefs.head import LARGEST_DIM, LOG_STD_BOUNDS, BoundedScale, linear, require_dim
 
 
+def solve(vectors: Tensor, triangle: Tensor, upper: bool) -> Tensor:
+    """`vectors [*samples, *batch, D]` times the inverse of `triangle [*batch, D, D]`, not copied for each."""
+    samples = max(0, vectors.ndim - triangle.ndim + 1)
+    shape = torch.broadcast_shapes(vectors.shape, triangle.shape[:-1])
+    columns = vectors.expand(shape).reshape(-1, *shape[samples:]).movedim(0, -1)  # [*batch, D, S]
+    solved = torch.linalg.solve_triangular(triangle, columns, upper=upper)
+    return solved.movedim(-1, 0).reshape(shape)
+
+
 class PrecisionGaussian(Gaussian):
     r"""Belief :math:`N(\mu, (L L^\top)^{-1})`: the log-density needs no solve, a sample needs one.
 
@@ -50,22 +59,20 @@ class PrecisionGaussian(Gaussian):
         return times(error, self.precision_tril)
 
     def colour(self, noise: Tensor) -> Tensor:
-        # a row times the inverse of a lower factor: one triangle for all samples of a batch entry
-        tril = self.precision_tril.expand(*noise.shape[:-1], self.dim, self.dim)
-        return torch.linalg.solve_triangular(tril.mT, noise.unsqueeze(-1), upper=True).squeeze(-1)
+        return solve(noise, self.precision_tril.mT, upper=True)
 
     @in_full_precision
     def blur(self, resolution: float) -> PrecisionGaussian:
         r"""The belief :math:`N(\mu, \Sigma + \tau^2 I)`, with one Cholesky factor and one solve.
 
         With :math:`I + \tau^2 L^\top L = K^\top K`, :math:`K` lower, its precision is that of the factor
-        :math:`L K^{-1}`, lower again. The matrix factored has no eigenvalue below 1, whatever :math:`L` is.
+        :math:`L K^{-1}`, lower again. The matrix factored has no eigenvalue below 1, and what rounding may
+        take from one of its large ones is added.
         """
         tril = self.precision_tril
-        eye = torch.eye(self.dim, dtype=tril.dtype, device=tril.device)
-        gram = eye + resolution**2 * tril.mT @ tril
+        gram = resolution**2 * tril.mT @ tril
         # a factor that is lower on the right: that of the matrix turned upside down, turned back
-        factor = cholesky(gram.flip(-2, -1)).flip(-2, -1).mT
+        factor = cholesky(gram.flip(-2, -1), ridge=1.0).flip(-2, -1).mT
         return PrecisionGaussian(
             self.mean, torch.linalg.solve_triangular(factor, tril, upper=False, left=False)
         )
@@ -108,8 +115,7 @@ class CovarianceGaussian(Gaussian):
         return inverse.square().sum((-2, -1))
 
     def whiten(self, error: Tensor) -> Tensor:
-        tril = self.scale_tril.expand(*error.shape, self.dim)
-        return torch.linalg.solve_triangular(tril, error.unsqueeze(-1), upper=False).squeeze(-1)
+        return solve(error, self.scale_tril, upper=False)
 
     def colour(self, noise: Tensor) -> Tensor:
         return times(noise, self.scale_tril.mT)
@@ -125,7 +131,11 @@ class CovarianceGaussian(Gaussian):
 
 
 class _DenseHead(nn.Module):
-    r"""Linear head to a mean and a lower triangle: scales :math:`\sigma` and a unit triangle between them."""
+    r"""Linear head to a mean and a lower triangle: scales :math:`\sigma` and a unit triangle between them.
+
+    Entries of the triangle are :math:`D^{-1/2}` of what the linear map tells: those of its inverse would else
+    grow with :math:`D` without bound.
+    """
 
     name: str
 
@@ -144,7 +154,7 @@ class _DenseHead(nn.Module):
         )
         unit = torch.eye(self.dim, device=raw.device).repeat(*raw.shape[:-1], 1, 1)
         rows, columns = self.below  # type: ignore[misc]
-        unit[..., rows, columns] = entries
+        unit[..., rows, columns] = self.dim**-0.5 * entries
         return mean, self.scale(raw), unit
 
 

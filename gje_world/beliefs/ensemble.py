@@ -100,8 +100,10 @@ class Ensemble(EqualMixture):
 class Pool(EqualMixture):
     """Equal mixture over the first batch dimension of `beliefs`: what a cloud of particles believes."""
 
+    name = "pool"
+
     def __init__(self, beliefs: Belief):
-        self.beliefs, self.name = beliefs, beliefs.name
+        self.beliefs = beliefs
         super().__init__(beliefs.batch_shape[1:], beliefs.dim)
 
     def each_density(self, value: Tensor) -> Tensor:

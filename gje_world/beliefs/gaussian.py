@@ -37,18 +37,19 @@ def times(vectors: Tensor, matrix: Tensor) -> Tensor:
     return (rows @ matrix).movedim(-2, 0).unflatten(0, vectors.shape[:samples])
 
 
+def lifted(matrix: Tensor, ridge: float) -> Tensor:
+    """`matrix [..., D, D]` plus `ridge` times I, or what rounding may make of an eigenvalue that is 0."""
+    rounding = 4 * torch.finfo(matrix.dtype).eps * matrix.detach().diagonal(dim1=-2, dim2=-1).sum(-1)
+    return matrix + rounding.clamp(min=ridge).unsqueeze(-1).expand(matrix.shape[:-1]).diag_embed()
+
+
 def cholesky(matrix: Tensor, ridge: float | None = None) -> Tensor:
-    """Lower factor `[..., D, D]` of a symmetric `matrix`; NaN where it is not positive definite.
+    """Lower factor `[..., D, D]` of a symmetric `matrix`, `lifted` if asked; NaN where it has none.
 
     An error would have a GPU waited for; what is not a number is found where losses are looked at.
-
-    Arguments:
-        ridge: added to the diagonal, and at least what rounding may make of an eigenvalue that is 0;
-            None: nothing is added.
     """
     if ridge is not None:
-        rounding = 4 * torch.finfo(matrix.dtype).eps * matrix.detach().diagonal(dim1=-2, dim2=-1).sum(-1)
-        matrix = matrix + rounding.clamp(min=ridge).unsqueeze(-1).expand(matrix.shape[:-1]).diag_embed()
+        matrix = lifted(matrix, ridge)
     factor, failed = torch.linalg.cholesky_ex(matrix, check_errors=False)
     return factor.masked_fill((failed != 0)[..., None, None], math.nan)
 

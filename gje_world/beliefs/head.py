@@ -21,8 +21,8 @@ def linear(features: int, outputs: int) -> nn.Linear:
 class BoundedScale(nn.Module):
     r"""Raw numbers to standard deviations between bounds, :math:`\log\sigma` through a hyperbolic tangent.
 
-    Neither a collapsing nor an exploding variance can reach the likelihood, and the gradient never vanishes
-    entirely inside the bounds. It starts in their middle, where one unit of the raw number is one nat of
+    Neither a collapsing nor an exploding variance can reach the likelihood; the gradient fades towards the
+    bounds. It starts in their middle, where one unit of the raw number is one nat of
     :math:`\log\sigma` however far the bounds are apart: were it more, an optimiser's steps would be too large
     for the scales while right for the means.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.types import _size
@@ -11,6 +13,7 @@ from gje_world.beliefs.gaussian import LOG_2PI, Gaussian, cholesky, in_full_prec
 from gje_world.beliefs.head import LOG_STD_BOUNDS, BoundedScale, linear
 
 LARGEST_LOADING = 30.0  # of a factor, in units of the dimension's own std: correlations reach 0.999
+LARGEST_GRAM = 512 * 8 * LARGEST_LOADING**2  # trace of V^T V that float32 factors I + V^T V at
 
 
 class _Energy(torch.autograd.Function):
@@ -52,7 +55,8 @@ class LowRankGaussian(Gaussian):
 
     No :math:`D \times D` matrix is made: a sample costs :math:`O(Dr)`, a log-density :math:`O(Dr^2)` by the
     matrix inversion and determinant lemmas (Woodbury, 1950). The factors are in units of :math:`\sigma`, so
-    that the :math:`r \times r` matrix :math:`I + V^\top V` is well conditioned at every scale.
+    that the :math:`r \times r` matrix :math:`I + V^\top V` does not depend on the scales; a head bounds them
+    (`bounded_loadings`), so that float32 factors it however they are aligned.
 
     Arguments:
         mean: :math:`\mu`, shape `[..., D]`.
@@ -65,18 +69,20 @@ class LowRankGaussian(Gaussian):
     def __init__(self, mean: Tensor, std: Tensor, factor: Tensor):
         super().__init__(mean)
         self.std, self.factor = std, factor
-        self._solved: dict[bool, tuple[Tensor, Tensor]] = {}  # with a graph, and without one
+        self._solved: tuple[Tensor, Tensor] | None = None  # without a graph, which serves one backward pass
 
     @in_full_precision
     def _capacitance(self) -> tuple[Tensor, Tensor]:
         r"""Inverse Cholesky factor of :math:`I + V^\top V`, `[..., r, r]`, and half its log-determinant."""
-        graph = torch.is_grad_enabled()
-        if graph not in self._solved:
-            eye = torch.eye(self.factor.shape[-1], dtype=self.factor.dtype, device=self.factor.device)
-            tril = cholesky(eye + self.factor.mT @ self.factor)
-            inverse = torch.linalg.solve_triangular(tril, eye.expand_as(tril), upper=False)
-            self._solved[graph] = inverse, tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return self._solved[graph]
+        if self._solved is not None and not torch.is_grad_enabled():
+            return self._solved
+        eye = torch.eye(self.factor.shape[-1], dtype=self.factor.dtype, device=self.factor.device)
+        tril = cholesky(eye + self.factor.mT @ self.factor)
+        inverse = torch.linalg.solve_triangular(tril, eye.expand_as(tril), upper=False)
+        solved = inverse, tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        if not torch.is_grad_enabled():
+            self._solved = solved
+        return solved
 
     @property
     def variance(self) -> Tensor:
@@ -145,6 +151,12 @@ class LowRankGaussian(Gaussian):
         return LowRankGaussian(self.mean + offset, self.std, self.factor)
 
 
+def bounded_loadings(raw: Tensor) -> Tensor:
+    """Factors `[..., D, r]` from raw numbers: none above 30, and less where there are many."""
+    largest = min(LARGEST_LOADING, math.sqrt(LARGEST_GRAM / (raw.shape[-2] * raw.shape[-1])))
+    return largest * torch.tanh(raw / largest)
+
+
 class LowRankHead(nn.Module):
     """Linear head that returns a :class:`LowRankGaussian`.
 
@@ -175,5 +187,5 @@ class LowRankHead(nn.Module):
         mean, raw, factor = (
             self.linear(features).float().split((self.dim, self.dim, self.rank * self.dim), -1)
         )
-        factor = LARGEST_LOADING * torch.tanh(factor / LARGEST_LOADING)
-        return LowRankGaussian(mean, self.scale(raw), factor.unflatten(-1, (self.dim, self.rank)))
+        factor = bounded_loadings(factor.unflatten(-1, (self.dim, self.rank)))
+        return LowRankGaussian(mean, self.scale(raw), factor)

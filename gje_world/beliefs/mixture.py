@@ -10,7 +10,7 @@ from torch.types import _size
 from gje_world.beliefs.belief import EMPTY, SAMPLES, Belief
 from gje_world.beliefs.diagonal import DiagonalGaussian
 from gje_world.beliefs.head import LOG_STD_BOUNDS, BoundedScale, linear
-from gje_world.beliefs.low_rank import LARGEST_LOADING, LowRankGaussian
+from gje_world.beliefs.low_rank import LowRankGaussian, bounded_loadings
 
 
 class Mixture(Belief):
@@ -78,6 +78,11 @@ class Mixture(Belief):
         blurred = Mixture(self.log_weights, self.components.blur(resolution))
         return blurred.log_prob(value + resolution * torch.randn_like(value))
 
+    def spread_log_prob(self, value: Tensor) -> Tensor:
+        """As `Belief.spread_log_prob`: to the components' covariances alone, not their means or weights."""
+        held = self.components.translate(self.means.detach() - self.means)
+        return Mixture(self.log_weights.detach(), held).log_prob(value.detach())
+
 
 class MixtureHead(nn.Module):
     r"""Mixture density head (Bishop, 1994) that returns a :class:`Mixture`.
@@ -123,5 +128,4 @@ class MixtureHead(nn.Module):
         log_weights = F.log_softmax(logits, -1)
         if not self.rank:
             return Mixture(log_weights, DiagonalGaussian(mean, scale))
-        factor = LARGEST_LOADING * torch.tanh(parts[..., 2:, :].mT / LARGEST_LOADING)
-        return Mixture(log_weights, LowRankGaussian(mean, scale, factor))
+        return Mixture(log_weights, LowRankGaussian(mean, scale, bounded_loadings(parts[..., 2:, :].mT)))

@@ -8,6 +8,7 @@ from torch import Tensor
 from gje_world.beliefs.dense import PrecisionGaussian
 from gje_world.beliefs.diagonal import DiagonalGaussian
 from gje_world.beliefs.gaussian import Gaussian, cholesky
+from gje_world.beliefs.spectral import SpectralGaussian
 
 
 def fuse(a: Gaussian, b: Gaussian) -> Gaussian:
@@ -51,4 +52,6 @@ def precision_matrix(belief: Gaussian) -> Tensor:
         return belief.precision_tril @ belief.precision_tril.mT
     if isinstance(belief, DiagonalGaussian):
         return belief.variance.reciprocal().diag_embed()
+    if isinstance(belief, SpectralGaussian):
+        return (belief.basis * belief.std.square().reciprocal().unsqueeze(-2)) @ belief.basis.mT
     return torch.cholesky_inverse(cholesky(belief.covariance_matrix))

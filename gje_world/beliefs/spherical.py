@@ -131,16 +131,14 @@ class Polar(Belief):
 
     @property
     def variance(self) -> Tensor:
-        square = self.direction.variance + self.direction.mean.square()
-        return (self._radius_moment(2) * square - self.mean.square()).clamp(min=0)
+        of_radius = self.log_radius_std.square().expm1().unsqueeze(-1)  # relative to the squared mean
+        return self._radius_moment(2) * self.direction.variance + of_radius * self.mean.square()
 
     @property
     def covariance_matrix(self) -> Tensor:
-        def outer(x: Tensor) -> Tensor:
-            return x.unsqueeze(-1) * x.unsqueeze(-2)
-
-        square = self.direction.covariance_matrix + outer(self.direction.mean)
-        return self._radius_moment(2).unsqueeze(-1) * square - outer(self.mean)
+        of_radius = self.log_radius_std.square().expm1()[..., None, None]
+        outer = self.mean.unsqueeze(-1) * self.mean.unsqueeze(-2)
+        return self._radius_moment(2).unsqueeze(-1) * self.direction.covariance_matrix + of_radius * outer
 
     def entropy(self) -> Tensor:
         """In closed form: those of direction and log-radius, and `D` times the mean log-radius."""

@@ -73,7 +73,7 @@ class StudentT(Belief):
         return StudentT(self.mean + offset, self.scale, self.df)
 
     def learning_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
-        r"""At a finite resolution under the Student-t nearest to the blurred belief, which has no closed form.
+        r"""At a finite resolution under a Student-t near the blurred belief, which has no closed form.
 
         With :math:`r` the belief's share of the blurred variance, :math:`\nu / r^2` degrees of freedom: noise
         of one size makes the logarithm of the scale vary by :math:`r` times as much as it did.

@@ -60,9 +60,9 @@ def build_method(
     options = given(config)
     takes = method_options(config.name)
     if "objective" in takes:
-        check_objective(objective, belief.name, config.dim or ANY_DIM)
+        check_objective(objective, belief, config.dim or ANY_DIM)
         check_belief(belief, config.dim or ANY_DIM, directions=True)
-        options |= {"objective": keywords(objective, resolution=0.0), "belief": given(belief)}
+        options |= {"objective": keywords(objective, belief, resolution=0.0), "belief": given(belief)}
     try:
         return make_method(options.pop("name"), encoder, updates, chunk=chunk, **options)
     except ValueError as error:

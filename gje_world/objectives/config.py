@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from gje_world.beliefs.config import BeliefConfig
 from gje_world.objectives import MARGINALS, OBJECTIVES, Objective, make_objective, objective_options
 from gje_world.options import ConfigError, given, option
 
 RESOLUTION = 0.35  # of a world model's likelihood, where no other is asked for
 SCALE_HOLDING = 2.0  # marginal weight of a conditional likelihood without resolution: 1 holds no scale
+SHARP = ("polar", "power_spherical", "flow")  # beliefs whose likelihood has no resolution
 
 
 @dataclass
@@ -19,7 +21,7 @@ class ObjectiveConfig:
     name: str = option("gje_conditional", "set by the group, as in objective=gje_joint")
     marginal: str | None = option(None, f"term against collapse: {', '.join(MARGINALS)}")
     marginal_weight: float | None = option(
-        None, "weight of the marginal term; null: 1, or 2 for a conditional likelihood of resolution 0"
+        None, "weight of the marginal term; null: 1, or 2 for a conditional likelihood without resolution"
     )
     target: str | None = option(None, "online: gradients reach the targets; stop_gradient; momentum")
     momentum: float | None = option(None, "decay of the moving average of target=momentum; null: 0.99")
@@ -38,23 +40,31 @@ class ObjectiveConfig:
     df: float | None = option(None, "of vje: degrees of freedom of its likelihoods")
 
 
-def keywords(objective: ObjectiveConfig, resolution: float = RESOLUTION) -> dict[str, Any]:
-    """Name and options as `make_objective` takes them, of an objective that there is.
+def keywords(
+    objective: ObjectiveConfig, belief: BeliefConfig, resolution: float = RESOLUTION
+) -> dict[str, Any]:
+    """Name and options as `make_objective` takes them, of an objective that there is, for that belief.
 
     Arguments:
         resolution: of its likelihood, where it has one and the options leave it open.
     """
     options = given(objective)
-    if "resolution" not in objective_options(objective.name) or objective.fit not in (None, "likelihood"):
-        return options
-    options = {"resolution": resolution} | options
-    if objective.name in ("gje_conditional", "gmje_mdn") and not options["resolution"]:
+    if objective.name in ("gmje", "gmje_gng") or objective.form == "conditional":
+        plain = True
+    elif objective.name in ("gje_conditional", "gmje_mdn") and objective.fit in (None, "likelihood"):
+        blurred = (belief.member if belief.name == "ensemble" else belief.name) not in SHARP
+        plain = not (blurred and options.get("resolution", resolution))
+    else:
+        plain = False
+    if plain:
         options = {"marginal_weight": SCALE_HOLDING} | options
+    if "resolution" in objective_options(objective.name) and objective.fit in (None, "likelihood"):
+        options = {"resolution": resolution} | options
     return options
 
 
-def check_objective(objective: ObjectiveConfig, belief: str, dim: int) -> Objective:
-    """Refuses an objective that is unknown, or does not fit the belief of that name; else makes it.
+def check_objective(objective: ObjectiveConfig, belief: BeliefConfig, dim: int) -> Objective:
+    """Refuses an objective that is unknown, or does not fit the belief; else makes it.
 
     Arguments:
         dim: embedding dimension.
@@ -65,20 +75,20 @@ def check_objective(objective: ObjectiveConfig, belief: str, dim: int) -> Object
     if objective.name not in OBJECTIVES:
         raise ConfigError(f"objective={objective.name} must be one of {', '.join(OBJECTIVES)}")
     try:
-        made = make_objective(dim=dim, **keywords(objective))
-        made.require_belief(belief)
+        made = make_objective(dim=dim, **keywords(objective, belief))
+        made.require_belief(belief.name)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if objective.momentum is not None and made.target != "momentum":
         raise ConfigError(f"objective.momentum={objective.momentum} needs objective.target=momentum")
-    if made.needs_density and belief == "point":
+    if made.needs_density and belief.name == "point":
         raise ConfigError(
             f"belief=point has no density, which objective={made.name} needs; use belief=diagonal"
         )
     return made
 
 
-def check_world_objective(objective: ObjectiveConfig, belief: str, dim: int) -> Objective:
+def check_world_objective(objective: ObjectiveConfig, belief: BeliefConfig, dim: int) -> Objective:
     """As `check_objective`, of what is to be learnt by a model that goes on from its own beliefs.
 
     Raises:

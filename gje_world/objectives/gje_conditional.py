@@ -62,8 +62,10 @@ class ConditionalGJE(Objective):
         require(fit == "likelihood" or not beta, "beta", beta, f"0 where fit={fit}")
         require(fit == "likelihood" or not resolution, "resolution", resolution, f"0 where fit={fit}")
         self.resolution, self.beta, self.fit = resolution, beta, fit
-        if beta:
-            self.beliefs = ("diagonal",)
+
+    def require_belief(self, name: str) -> None:
+        if self.beta and name != "diagonal":
+            raise ValueError(f"objective.beta={self.beta} needs belief=diagonal; got belief={name}")
 
     def loss(self, belief: Belief, z_target: Tensor) -> Tensor:
         """Negative log-likelihood per dimension of `z_target [..., D]`, shape `[...]`, in nats."""

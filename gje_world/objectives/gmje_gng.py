@@ -114,9 +114,12 @@ class NeuralGasGMJE(Coupled):
     def _grow(self) -> None:
         """Put a node between that of largest error and its worst neighbour, at its time, if there is room."""
         time = (self.updates % GROW_EVERY == GROW_EVERY - 1) & ~self.alive.all()
-        worst = self.error.masked_fill(~self.alive, -torch.inf).argmax()
-        beside = self.error.masked_fill(~self.age[worst].isfinite(), -torch.inf).argmax()
-        new = self.alive.to(torch.uint8).argmin()  # the first that is free
+        # each an index of one element: one of none would have a GPU waited for
+        worst = self.error.masked_fill(~self.alive, -torch.inf).argmax(0, keepdim=True)
+        beside = self.error.masked_fill(~self.age[worst].isfinite().squeeze(0), -torch.inf).argmax(
+            0, keepdim=True
+        )
+        new = self.alive.to(torch.uint8).argmin(0, keepdim=True)  # the first that is free
 
         def put(where: Tensor, value: Tensor | float, *index: Tensor) -> None:
             where[index] = torch.where(time, value, where[index])  # type: ignore[arg-type]
@@ -129,4 +132,4 @@ class NeuralGasGMJE(Coupled):
         for a, b, age in ((worst, beside, torch.inf), (worst, new, 0.0), (beside, new, 0.0)):
             put(self.age, age, a, b)
             put(self.age, age, b, a)
-        put(self.alive, torch.ones_like(time), new)
+        put(self.alive, True, new)

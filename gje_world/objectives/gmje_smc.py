@@ -60,6 +60,8 @@ class ParticleGMJE(Coupled):
 
     def log_kernel(self, z_context: Tensor, points: Tensor) -> Tensor:
         """Log-densities, but for a constant, of `z_context [..., D]` around `points [M, D]`: `[..., M]`."""
+        centre = points.detach().mean(0)  # distances are found from products, which lose digits far from 0
+        z_context, points = z_context - centre, points - centre
         squares = z_context.square().sum(-1, keepdim=True) + points.square().sum(-1)
         return (z_context @ points.mT - 0.5 * squares) / self.bandwidth**2
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gje_world.beliefs.gaussian import cholesky
+from gje_world.beliefs.gaussian import cholesky, lifted
 from gje_world.objectives.statistics import RIDGE, agree, mean_over_ranks, moments
 
 SLICES = 256  # directions that SIGReg looks along, drawn anew each time
@@ -29,9 +29,9 @@ def gaussian_kl(z: Tensor, ridge: float = RIDGE) -> Tensor:
     """
     mean, covariance = moments(z)
     dim = z.shape[-1]
-    log_det = 2 * cholesky(covariance, ridge).diagonal().log().sum()
-    trace = covariance.trace() + dim * ridge
-    return (trace + mean.square().sum() - dim - log_det) / (2 * dim)
+    covariance = lifted(covariance, ridge)
+    log_det = 2 * cholesky(covariance).diagonal().log().sum()
+    return (covariance.trace() + mean.square().sum() - dim - log_det) / (2 * dim)
 
 
 def sigreg(z: Tensor) -> Tensor:

@@ -91,7 +91,7 @@ def check(config: VideoConfig) -> None:
             f"learning.open_loop={config.learning.open_loop} needs learning.horizon=2 or more, to sample "
             f"futures along; got {config.learning.horizon}"
         )
-    check_world_objective(config.objective, config.belief.name, config.encoder.dim)
+    check_world_objective(config.objective, config.belief, config.encoder.dim)
     check_belief(config.belief, config.encoder.dim)
     if config.belief.name == "point":
         raise ConfigError("belief=point has no density, by which futures are scored; use belief=diagonal")

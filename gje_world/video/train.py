@@ -100,7 +100,7 @@ def make_learner(config: VideoConfig, clips: Clips) -> VideoLearner:
             frozen=c.frozen,
             **belief,
         )
-        objective = make_objective(dim=model.dim, **keywords(config.objective))
+        objective = make_objective(dim=model.dim, **keywords(config.objective, config.belief))
     except ConfigError:
         raise
     except ValueError as error:

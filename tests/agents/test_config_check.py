@@ -183,7 +183,7 @@ def test_what_can_be_left_out_may_be_zero(name):
         ),
         (
             {"objective__beta": 0.5, "belief__name": "low_rank"},
-            "objective=gje_conditional needs belief=diagonal; got belief=low_rank",
+            "objective.beta=0.5 needs belief=diagonal; got belief=low_rank",
         ),
         ({"objective__beta": 2.0}, "objective.beta=2.0 must be between 0 and 1"),
         (

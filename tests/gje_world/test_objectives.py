@@ -8,6 +8,7 @@ import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from gje_world.beliefs import DiagonalGaussian, Point, make_head
+from gje_world.beliefs.config import BeliefConfig
 from gje_world.objectives import (
     MARGINALS,
     OBJECTIVES,
@@ -17,6 +18,7 @@ from gje_world.objectives import (
     make_objective,
     moments,
 )
+from gje_world.objectives.config import ObjectiveConfig, keywords
 
 RIDGE = 1e-4  # the default of gaussian_kl
 
@@ -293,3 +295,37 @@ def test_a_plain_likelihood_lets_embeddings_shrink_unless_the_marginal_term_weig
         belief = DiagonalGaussian(torch.zeros_like(z), torch.full_like(z, float(scale)))
         totals.append(objective.predict(belief, scale * z).mean() + objective.marginal(scale * z))
     assert float(scales[torch.stack(totals).argmin()] ** 2) == pytest.approx(variance, abs=0.015)
+
+
+@pytest.mark.parametrize(
+    "objective, belief, resolution, weight",
+    [
+        ({"name": "gje_conditional"}, {"name": "diagonal"}, 0.35, None),
+        ({"name": "gje_conditional"}, {"name": "diagonal"}, 0.0, 2.0),
+        ({"name": "gje_conditional", "resolution": 0.0}, {"name": "student_t"}, 0.35, 2.0),
+        ({"name": "gje_conditional", "resolution": 0.2}, {"name": "diagonal"}, 0.0, None),
+        ({"name": "gje_conditional", "fit": "moments"}, {"name": "diagonal"}, 0.0, None),
+        ({"name": "gje_conditional"}, {"name": "polar"}, 0.35, 2.0),
+        ({"name": "gje_conditional"}, {"name": "ensemble", "member": "flow"}, 0.35, 2.0),
+        ({"name": "gje_conditional"}, {"name": "ensemble"}, 0.35, None),
+        ({"name": "gmje_mdn"}, {"name": "mixture"}, 0.0, 2.0),
+        ({"name": "gmje"}, {"name": "student_t"}, 0.35, 2.0),
+        ({"name": "gje_joint", "form": "conditional"}, {"name": "diagonal"}, 0.35, 2.0),
+        ({"name": "gje_joint", "form": "scale_free"}, {"name": "diagonal"}, 0.0, None),
+        ({"name": "gje_conditional", "marginal_weight": 0.5}, {"name": "diagonal"}, 0.0, 0.5),
+    ],
+)
+def test_commands_weigh_the_marginal_term_so_that_it_holds_the_scale(objective, belief, resolution, weight):
+    found = keywords(ObjectiveConfig(**objective), BeliefConfig(**belief), resolution)
+    assert found.get("marginal_weight") == weight
+
+
+def test_the_conditional_form_of_pairs_lets_them_shrink_at_a_weight_of_one_alone():
+    z, target = whitened(512, 4).float(), torch.flip(whitened(512, 4), (1,)).float()
+    scales = torch.arange(0.05, 1.5, 0.05)
+    best = []
+    for weight in (1.0, 2.0):
+        objective = make_objective("gje_joint", dim=4, form="conditional", marginal_weight=weight)
+        totals = [objective.couple(a * z, a * target).mean() + objective.marginal(a * z) for a in scales]
+        best.append(float(scales[torch.stack(totals).argmin()]))
+    assert best[0] < 0.2 and best[1] == pytest.approx(0.5**0.5, abs=0.06)
