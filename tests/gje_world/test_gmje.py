@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import distributions as td
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gje_world.beliefs import DiagonalGaussian, Point, make_head
 from gje_world.objectives import (
@@ -233,3 +234,33 @@ def test_extreme_inputs_give_finite_losses_and_gradients(objective):
             loss = module.predict(belief, scale * torch.randn(16, DIM)).mean()
             loss.backward()
         assert loss.isfinite() and mean.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_a_bank_far_from_the_origin_keeps_its_digits(offset):
+    torch.manual_seed(0)
+    objective = ParticleGMJE(64, particles=32).eval()
+    context, target = torch.randn(2, 16, 64)
+    near = objective.couple(context, target)
+    objective.particles += offset
+    far = objective.couple(context + offset, target + offset)
+    torch.testing.assert_close(far, near, rtol=1e-3, atol=1e-4)
+
+
+class Synced(TorchDispatchMode):
+    """Counts what a GPU would be waited for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("make", [NeuralGasGMJE, ParticleGMJE, PrototypeGMJE])
+def test_no_value_is_read_back_while_learning(make):
+    objective, z = make(8), torch.randn(64, 8)
+    belief = DiagonalGaussian(z, torch.ones_like(z))
+    with Synced() as synced:
+        objective.predict(belief, torch.randn(64, 8)).mean()
+    assert synced.count == 0

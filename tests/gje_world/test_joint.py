@@ -45,6 +45,15 @@ def test_the_mean_mahalanobis_distance_of_a_batch_is_its_dimension():
     assert float(distance.mean()) == pytest.approx(6, abs=1e-9)
 
 
+@pytest.mark.parametrize("count", [2, 5, 6])
+def test_of_a_batch_no_larger_than_the_dimension_it_is_the_rank_of_the_covariance(count):
+    z = torch.randn(count, 6, dtype=torch.float64)
+    mean, covariance = moments(z)
+    distance = ((z - mean) @ torch.linalg.pinv(covariance, rtol=1e-9) * (z - mean)).sum(-1)
+    rank = int(torch.linalg.matrix_rank(covariance, rtol=1e-9))
+    assert rank == count - 1 and float(distance.mean()) == pytest.approx(rank, abs=1e-9)
+
+
 def test_so_the_trapped_loss_has_the_gradient_of_the_log_determinant_alone(pairs):
     z = torch.cat(pairs, -1).requires_grad_()
     mean, covariance = moments(z)

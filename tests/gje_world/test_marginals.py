@@ -90,3 +90,10 @@ def test_sigreg_sees_what_a_covariance_cannot():
     two_modes = 0.98 * signs + 0.2 * torch.randn(4000, 1)  # unit variance, but not normal
     assert gaussian_kl(two_modes) < 0.01 and variance_covariance(two_modes) < 0.01
     assert sigreg(two_modes) > 0.05
+
+
+@pytest.mark.parametrize("dim", [4, 256, 1024])
+def test_the_gaussian_term_is_never_below_zero(dim):
+    z = torch.linalg.qr(torch.randn(4 * dim, dim, generator=torch.Generator().manual_seed(0))).Q
+    z = z - z.mean(0)
+    assert 0 <= float(gaussian_kl(z * (4 * dim) ** 0.5)) < 0.05

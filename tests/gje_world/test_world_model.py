@@ -147,6 +147,16 @@ def test_the_spread_error_is_the_plain_likelihood_and_teaches_the_spread_alone(b
         assert world.head.linear.weight.grad[8:].abs().max() > 1e-4
 
 
+def test_the_spread_error_leaves_modes_where_they_are():
+    torch.manual_seed(0)
+    world = WorldModel(WorldModelConfig(dim=8, hidden=16), (3, 16, 16), 1, belief="mixture", components=3)
+    z, z_target, action = torch.randn(64, 8), torch.randn(64, 8), torch.randn(64, 1)
+    world.spread_error(world.features(z, action), z, z_target).mean().backward()
+    weights, parts = world.head.linear.weight.grad.split((3, 3 * 2 * 8))
+    means, scales = parts.unflatten(0, (3, 2, 8)).unbind(1)
+    assert not weights.any() and means.abs().max() < 1e-7 and scales.abs().max() > 1e-4
+
+
 @pytest.mark.parametrize("df", [3.0, 30.0])
 def test_with_it_regions_of_a_student_t_hold_errors_that_share_a_scale_below_the_resolution(df):
     torch.manual_seed(0)
