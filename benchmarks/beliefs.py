@@ -15,7 +15,7 @@ from functools import partial
 
 import torch
 from measure import in_own_process, parser, write_csv
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributions as td
 
 from gje_world.beliefs import LowRankGaussian, PrecisionGaussian, make_head
@@ -46,12 +46,14 @@ def leaf(*shape: int) -> Tensor:
     return torch.randn(shape).requires_grad_()
 
 
-def diagonal_head(rounds: int, threads: int | None, dtype: torch.dtype | None = None) -> tuple[float, float]:
-    """Predictor with diagonal head and likelihood, against the same with point head and squared error."""
+def diagonal_head(
+    rounds: int, threads: int | None, dtype: torch.dtype | None = None, layers: int = 2
+) -> tuple[float, float]:
+    """Diagonal head and likelihood, against point head and squared error, after as many layers in both."""
     set_up(threads)
     count, dim, width = 1024, 256, 512
-    z, target = leaf(count, dim), torch.randn(count, dim)
-    trunk = mlp(dim, width)
+    z, target = leaf(count, dim if layers else width), torch.randn(count, dim)
+    trunk = mlp(dim, width, layers) if layers else nn.Identity()
     diagonal, point = make_head("diagonal", width, dim), make_head("point", width, dim)
     dtype = dtype or autocast_dtype(torch.device("cpu"), "auto")
 
@@ -123,8 +125,10 @@ def set_up(threads: int | None) -> None:
 
 
 COMPARED = {
-    "diagonal head + NLL, B=1024, D=256, to MSE head": (diagonal_head, "at most 1.15"),
-    "the same, networks in float32": (partial(diagonal_head, dtype=torch.float32), ""),
+    "predictor with diagonal head + NLL, B=1024, D=256, to MSE": (diagonal_head, "at most 1.15"),
+    "predictor, in float32": (partial(diagonal_head, dtype=torch.float32), "at most 1.15"),
+    "diagonal head alone + NLL, to MSE head alone": (partial(diagonal_head, layers=0), "at most 1.15"),
+    "head alone, in float32": (partial(diagonal_head, dtype=torch.float32, layers=0), "at most 1.15"),
     "low rank, B=512, D=512, r=8, to torch": (low_rank, "at most 0.5"),
     "precision Cholesky, B=512, D=128, to torch": (precision_cholesky, "at most 0.33"),
 }
