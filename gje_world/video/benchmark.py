@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +75,7 @@ the same run directory goes on where it stopped.
   gje-video benchmark                                             all worlds
   gje-video benchmark worlds=[junction_2,coin] predictors=[mixture,oracle]
   gje-video benchmark seeds=3                                     three models of each
+  gje-video benchmark predictors=[oracle,mine:make]               your own: make(world, seed) of mine.py
 
 Worlds: {worlds}
 Predictors: {predictors}
@@ -85,7 +88,9 @@ class BenchmarkConfig:
 
     run_dir: str = option("runs/futures", "where all is written")
     worlds: list[str] | None = option(None, "some of the worlds; null: all")
-    predictors: list[str] | None = option(None, f"some of the predictors; null: {', '.join(BY_DEFAULT)}")
+    predictors: list[str] | None = option(
+        None, f"of those above, or module:function of your own; null: {', '.join(BY_DEFAULT)}"
+    )
     seeds: int = option(1, "models of each kind in each world, with seeds from 1 on")
     image_size: int = option(32, "height and width of the frames in pixels")
     contexts: int | None = option(None, "contexts scored on; null: 2,048, as the benchmark has it")
@@ -108,7 +113,10 @@ def check(config: BenchmarkConfig) -> None:
     require_at_least(1, config, "seeds", "episodes", "encoder_updates", "updates", "threads")
     require_at_least(2, config, "contexts")
     require_some(config, "worlds", NAMES)
-    require_some(config, "predictors", PREDICTORS)
+    own = [name for name in config.predictors or () if ":" in name]
+    require_some(config, "predictors", (*PREDICTORS, *own))
+    for name in own:
+        maker(name)
     try:
         make_world("bounce", config.image_size)
     except ValueError as error:
@@ -147,7 +155,14 @@ def benchmark(config: BenchmarkConfig) -> int:
             kinds=KINDS,
         )
         order = {name: place for place, name in enumerate((*NAMES, *PREDICTORS))}
-        rows.sort(key=lambda row: (order[row["world"]], order[row["predictor"]], row["seed"]))
+        rows.sort(
+            key=lambda row: (
+                order[row["world"]],
+                order.get(row["predictor"], len(order)),  # those of others stand last
+                row["predictor"],
+                row["seed"],
+            )
+        )
         write_markdown(run.path / "table.md", rows, COLUMNS)
         report = write_report(run.path, rows, folder, run.config.read_text(encoding="utf-8"))
     print(f"report: {report}")
@@ -188,6 +203,8 @@ class Bench:
     def predictor(
         self, name: str, world: World, predictor: str, seed: int, advance: Callable[[], None]
     ) -> Predictor:
+        if ":" in predictor:
+            return maker(predictor)(world, seed)
         c = self.config
         count = min(c.episodes, world.most_episodes)
         if predictor == "nearest_neighbour":
@@ -206,6 +223,26 @@ class Bench:
         learn_beliefs(model, z, recipe, seed, advance)
         torch.manual_seed(seed)  # of its draws, whether or not it was learnt in this process's first go
         return VideoPredictor(model)
+
+
+def maker(name: str) -> Callable[[World, int], Predictor]:
+    """The function that `name`, as in "module:function", stands for: from a world and a seed to a predictor.
+
+    The module is looked for where Python is told to, and in the working directory.
+
+    Raises:
+        ConfigError: there is no such module or function.
+    """
+    module, _, function = name.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"predictors=[{name}] must be module:function to import: {error}") from error
+    if not callable(found):
+        raise ConfigError(f"predictors=[{name}] must be a function of a world and a seed")
+    return found
 
 
 def simulated_world(name: str, size: int) -> Simulated:

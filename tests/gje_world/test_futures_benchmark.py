@@ -1,6 +1,7 @@
 """The benchmark goes on where it stopped; what is asked wrongly is named; simulated tasks are worlds."""
 
 import csv
+import sys
 
 import numpy as np
 import pytest
@@ -54,6 +55,13 @@ def test_a_benchmark_that_was_stopped_goes_on_to_the_same_table(quick, tmp_path)
     [
         ({"worlds": ["maze"]}, r"worlds=\[maze\] must be among bounce,"),
         ({"predictors": []}, r"predictors=\[\] must name some of oracle,"),
+        ({"predictors": ["mixtur"]}, r"predictors=\[mixtur\] must be among oracle,"),
+        (
+            {"predictors": ["no_such_module:make"]},
+            r"\[no_such_module:make\] must be module:function to import",
+        ),
+        ({"predictors": ["math:no_such"]}, r"\[math:no_such\] must be module:function to import"),
+        ({"predictors": ["math:pi"]}, r"\[math:pi\] must be a function of a world and a seed"),
         ({"seeds": 0}, "seeds=0 must be at least 1"),
         ({"image_size": 20}, "image_size=20: size must be a multiple of 16"),
     ],
@@ -62,6 +70,37 @@ def test_what_cannot_work_is_named_before_any_work(options, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
         benchmark(BenchmarkConfig(run_dir=str(tmp_path / "run"), **options))
     assert not (tmp_path / "run").exists()
+
+
+MINE = '''
+import torch
+
+class Still:
+    """Nothing will change."""
+
+    def embed(self, frames):
+        return frames.float().mean((-2, -1))
+
+    def sample(self, context, horizon, count):
+        return self.embed(context[:, -1:]).movedim(1, 0).expand(count, horizon, -1, -1)
+
+def make(world, seed):
+    return Still()
+'''
+
+
+def test_a_predictor_of_ones_own_stands_in_the_table_by_one_function(quick, tmp_path, monkeypatch):
+    (tmp_path / "own_predictor.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    predictors = ["own_predictor:make", "oracle"]
+    config = BenchmarkConfig(run_dir="run", worlds=["junction_2"], predictors=predictors, contexts=20)
+    assert benchmark(config) == 0
+    rows = {row["predictor"]: row for row in table(tmp_path / "run")}
+    assert rows.keys() == set(predictors)
+    assert float(rows["own_predictor:make"]["energy_ratio_5"]) > 1.2  # a sprite that stands still
+    written = (tmp_path / "run" / "table.md").read_text()
+    assert written.index("oracle") < written.index("own_predictor:make")  # others' stand last
 
 
 class Walk:
