@@ -292,6 +292,17 @@ def test_every_preset_and_objective_composes_to_what_fits(preset, objective):
     assert config.world.simplicial is (objective == "consistency")
 
 
+def test_debug_runs_of_other_words_stand_in_other_directories():
+    ConfigStore.instance().store(name="train_schema", node=TrainConfig)
+    found = set()
+    for words in ([], ["belief=low_rank"], ["objective=gmje"], ["seed=2"], ["task=dmc/walker-walk"]):
+        with initialize_config_module("configs", version_base=None):
+            config = OmegaConf.to_object(compose("train", ["preset=debug", *words]))
+        assert config.run_dir.startswith("runs/debug/")
+        found.add(config.run_dir)
+    assert len(found) == 5
+
+
 def test_a_word_where_a_group_must_stand_is_told_how_it_is_written():
     message = refusal(TrainConfig(belief="low_rank"))
     assert message.startswith("belief='low_rank' must be") and "BeliefConfig(name='low_rank')" in message
