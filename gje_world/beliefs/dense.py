@@ -152,7 +152,7 @@ class _DenseHead(nn.Module):
         mean, raw, entries = (
             self.linear(features).float().split((self.dim, self.dim, self.dim * (self.dim - 1) // 2), -1)
         )
-        unit = torch.eye(self.dim, device=raw.device).repeat(*raw.shape[:-1], 1, 1)
+        unit = torch.ones_like(raw).diag_embed()
         rows, columns = self.below  # type: ignore[misc]
         unit[..., rows, columns] = self.dim**-0.5 * entries
         return mean, self.scale(raw), unit

@@ -24,12 +24,19 @@ class _Energy(torch.autograd.Function):
     :math:`V C^{-1} - u q^\top`: no pass back through a Cholesky factor.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, error: Tensor, factor: Tensor) -> Tensor:
+    def forward(error: Tensor, factor: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         tril, inverse, shared, unexplained = _Energy.solve(error, factor)
-        ctx.save_for_backward(error, factor, inverse, shared, unexplained)
         square = unexplained.square().sum(-1) + shared.square().sum(-1)
-        return 0.5 * square + tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        energy = 0.5 * square + tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return energy, inverse, shared, unexplained
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*inputs, *output[1:])
 
     @staticmethod
     def solve(error: Tensor, factor: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -41,10 +48,10 @@ class _Energy(torch.autograd.Function):
         return tril, inverse, shared, error - times(shared, factor.mT)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
         error, factor, inverse, shared, unexplained = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative is asked for: this pass must have a graph
-            _, inverse, shared, unexplained = _Energy.solve(error, factor)
+            inverse, shared, unexplained = _Energy.solve(error, factor)[1:]
         to_error = grad.unsqueeze(-1) * unexplained
         to_factor = factor @ (grad[..., None, None] * inverse)
         return to_error, to_factor - to_error.unsqueeze(-1) * shared.unsqueeze(-2)
@@ -118,7 +125,7 @@ class LowRankGaussian(Gaussian):
         if value.ndim > self.mean.ndim:
             return super().log_prob(value)
         error = (value.to(self.mean.dtype) - self.mean) / self.std
-        energy = _Energy.apply(error, self.factor.expand(*error.shape, -1))
+        energy, *_ = _Energy.apply(error, self.factor.expand(*error.shape, -1))
         return -energy - self.std.log().sum(-1) - 0.5 * self.dim * LOG_2PI
 
     @in_full_precision

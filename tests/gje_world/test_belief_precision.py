@@ -135,6 +135,16 @@ def test_a_low_rank_density_has_second_derivatives():
     assert torch.autograd.gradgradcheck(lambda m, s, f, v: LowRankGaussian(m, s, f).log_prob(v), inputs)
 
 
+@pytest.mark.parametrize("name", ["diagonal", "low_rank", "full", "full_covariance", "spectral", "student_t"])
+def test_gradients_of_each_sample_are_those_of_each_alone(name):
+    torch.manual_seed(0)
+    head, features, value = make_head(name, 4, 6), torch.randn(5, 4), torch.randn(5, 6)
+    each = torch.func.vmap(torch.func.grad(lambda f, v: head(f).log_prob(v)))(features, value)
+    features.requires_grad_()
+    (expected,) = torch.autograd.grad(head(features).log_prob(value).sum(), features)
+    torch.testing.assert_close(each, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["diagonal", "low_rank", "full", "full_covariance", "spectral"])
 def test_moments_and_samples_keep_float32_in_an_autocast_region(name):
     torch.manual_seed(0)
