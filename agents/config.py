@@ -49,9 +49,7 @@ class TrainConfig:
     task: str = option("dmc/cartpole-swingup", "dmc/<domain>-<task> or gym/<id>")
     steps: int = option(100_000, "env frames of the whole run; an action counts as env.action_repeat of them")
     seed: int = option(1, "of everything random in the run")
-    run_dir: str | None = option(
-        None, "where all is written; null: runs/<task>/<objective>[-<belief>]-seed<seed>"
-    )
+    run_dir: str | None = option(None, "null: runs/<task>/<objective>[-<belief>][-<mode>_encoder]-seed<seed>")
     encoder: str | None = option(None, "folder of a pretrained encoder; null: a new one")
     encoder_mode: EncoderMode = option(
         EncoderMode.finetune, "frozen; finetune: slowly, at agent.finetune_lr; init: as a new one learns"

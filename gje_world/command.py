@@ -25,7 +25,7 @@ from omegaconf.errors import (
 )
 
 import configs
-from gje_world.options import ConfigError, described
+from gje_world.options import ConfigError, as_text, described
 from gje_world.training.checkpoint import CheckpointError
 from gje_world.training.disk import DiskSpaceError
 from gje_world.training.run_directory import RunDirectoryError
@@ -58,6 +58,7 @@ def run_command(
     that ran full, 130 for Ctrl-C. Any other exception is a bug and passes through.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    ConfigStore.instance().store(name=f"{name}_schema", node=schema)
     if {"--help", "-h"} & set(arguments):
         print(help_text(name, schema(), about))
         return 0
@@ -73,7 +74,6 @@ def run_command(
         logging.getLogger(package).setLevel(logging.INFO)
     # Hydra's own report of an error runs over many lines; raised, it can be put in one
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    ConfigStore.instance().store(name=f"{name}_schema", node=schema)
     try:
         # none where Hydra only showed the configuration; +name=value would add what the schema has not
         asked = [OmegaConf.to_object(OmegaConf.merge(schema, config)) for config in compose(name, arguments)]
@@ -125,9 +125,11 @@ def help_text(command: str, config: Any, about: str) -> str:
                 ", ".join(choices), HELP_WIDTH, initial_indent=f"  {name:<10} ", subsequent_indent=" " * 13
             )
         lines.append("")
-    options = [
-        (name, "(needed)" if value == MISSING else value, help) for name, value, help in described(config)
-    ]
+    (composed,) = compose(command, [])  # whose groups and preset may say other than the schema
+    options = []
+    for name, value, help in described(config):
+        told = OmegaConf.select(composed, name, throw_on_missing=False)
+        options.append((name, "(needed)" if value == MISSING and told is None else as_text(told), help))
     width = max(len(f"{name}={value}") for name, value, _ in options)
     lines.append("Options (name=default):")
     lines += [f"  {f'{name}={value}':<{width}}  {help}" for name, value, help in options]

@@ -89,6 +89,10 @@ def described(config: Any, prefix: str = "") -> list[tuple[str, str, str]]:
         if is_dataclass(value):
             nested += described(value, f"{prefix}{f.name}.")
         else:
-            shown = "null" if value is None else str(plain_value(value))
-            single.append((f"{prefix}{f.name}", shown, f.metadata.get("help", "")))
+            single.append((f"{prefix}{f.name}", as_text(value), f.metadata.get("help", "")))
     return single + nested
+
+
+def as_text(value: Any) -> str:
+    """A value as it is written on a command line."""
+    return "null" if value is None else str(plain_value(value))

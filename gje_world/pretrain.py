@@ -90,7 +90,9 @@ class PretrainConfig:
     """Options of `gje-pretrain`."""
 
     seed: int = option(1, "of everything random in the run")
-    run_dir: str | None = option(None, "where all is written; null: runs/pretrain/<data>/<method>-seed<seed>")
+    run_dir: str | None = option(
+        None, "where all is written; null: runs/pretrain/<data>/<method>-<encoder>-seed<seed>"
+    )
     batch_size: int = option(256, "images an update learns from, over all devices")
     chunk: int | None = option(None, "views encoded at once, by gradient caching; null: all of a device's")
     probe_images: int = option(5_000, "most training images that probes are fitted to at an evaluation")

@@ -1,1 +1,1 @@
-"""Configuration groups of `gje-train` alone."""
+"""Configuration groups of `gje-video benchmark` alone."""

@@ -11,7 +11,7 @@ from gje_world.options import ConfigError
 def make_env(config: DataConfig) -> gymnasium.Env:
     """The environment of `data=frames`.
 
-    The core imports no environments; what makes them by their names for images must, and does so here alone.
+    The core imports no environments; what makes them by their names for images must, inside a function.
 
     Raises:
         ConfigError: there is no such task, or this machine cannot render it.

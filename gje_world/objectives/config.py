@@ -21,7 +21,7 @@ class ObjectiveConfig:
     name: str = option("gje_conditional", "set by the group, as in objective=gje_joint")
     marginal: str | None = option(None, f"term against collapse: {', '.join(MARGINALS)}")
     marginal_weight: float | None = option(
-        None, "of the marginal term; null: 1, or 2 for a conditional likelihood without resolution"
+        None, "of the marginal term; null: 1, or 2 for likelihoods without resolution"
     )
     target: str | None = option(None, "online: gradients reach the targets; stop_gradient; momentum")
     momentum: float | None = option(None, "decay of the moving average of target=momentum; null: 0.99")

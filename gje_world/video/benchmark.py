@@ -248,8 +248,7 @@ def maker(name: str) -> Callable[[World, int], Predictor]:
 def simulated_world(name: str, size: int) -> Simulated:
     """A task of DM Control under a random policy, scored in its positions.
 
-    The core imports no environments; this entry point, which makes one by its name, must, and does so here
-    alone.
+    The core imports no environments; this entry point, which makes one by its name, must, inside a function.
     """
     from envs.simulator import Simulator
 

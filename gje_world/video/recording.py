@@ -102,7 +102,7 @@ def environment_and_policy(config: RecordConfig) -> tuple[gymnasium.Env, Callabl
     """The environment, what makes the policy of an episode from its seed, and what the policy is.
 
     The core imports neither environments nor agents; this one entry point, which makes them by their names,
-    must, and does so here alone.
+    must, and does so inside a function.
 
     Raises:
         ConfigError: there is no such task or agent.
