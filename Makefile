@@ -3,7 +3,7 @@
 PYTHON ?= python3
 PRESET ?= default
 ARGS ?=
-OPTIONS = $(filter-out PRESET=% ARGS=% PYTHON=%,$(MAKEOVERRIDES)) $(ARGS)
+OPTIONS = $(filter-out PRESET=% ARGS=% PYTHON=% VENV=% PIP=%,$(MAKEOVERRIDES)) $(ARGS)
 VENV := .venv
 PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 

@@ -95,14 +95,14 @@ def ambiguity(config: AmbiguityConfig) -> int:
     set_threads(config.threads)
     keep_freed_memory()
     tasks, beliefs = config.tasks or list(TASKS), config.beliefs or list(BELIEFS)
-    pairs = [(task, belief) for task in tasks for belief in beliefs]
-    if unfit := [f"{belief} on {task}" for task, belief in pairs if not fits(belief, TASKS[task])]:
+    pairs = {(task, belief): fits(belief, TASKS[task]) for task in tasks for belief in beliefs}
+    if unfit := [f"{belief} on {task}" for (task, belief), fit_there in pairs.items() if not fit_there]:
         logger.info("left out, as targets have too few dimensions: %s", ", ".join(unfit))
     wanted = [
         (task, belief, seed)
-        for task, belief in pairs
+        for (task, belief), fit_there in pairs.items()
+        if fit_there
         for seed in range(1, config.seeds + 1)
-        if fits(belief, TASKS[task])
     ]
     with RunDirectory.open(config.run_dir, plain_value(config), changeable=CHANGEABLE) as run:
         folder = run.path / "portraits"
