@@ -77,6 +77,11 @@ class Belief(Distribution):
         """
         return self.log_prob(value)
 
+    def pairwise_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
+        """`learning_log_prob` of each `value [..., M, D]` under each belief `[..., N]`: `[..., M, N]`."""
+        samples = value.movedim(-2, 0).unsqueeze(-2)  # [M, ..., 1, D]
+        return self.learning_log_prob(samples, resolution).movedim(0, -2)
+
     def spread_log_prob(self, value: Tensor) -> Tensor:
         """The log-density `[...]` of `value [..., D]` with gradient to the belief's spread and shape alone.
 

@@ -68,6 +68,16 @@ class DiagonalGaussian(Gaussian):
         surprise = ((value - self.mean).square() + noise) / variance + variance.log()
         return -0.5 * (surprise.sum(-1) + self.dim * LOG_2PI)
 
+    def pairwise_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
+        """By products of matrices, which hold no `[..., M, N, D]`."""
+        noise = resolution**2
+        variance = self.variance + noise
+        centre = self.mean.detach().mean(-2, keepdim=True)  # far from 0, squares would lose their digits
+        value, mean, precision = value - centre, self.mean - centre, variance.reciprocal()
+        crossed = value.square() @ precision.mT - 2 * value @ (mean * precision).mT
+        own = ((mean.square() + noise) * precision + variance.log()).sum(-1)
+        return -0.5 * (crossed + own.unsqueeze(-2) + self.dim * LOG_2PI)
+
 
 class DiagonalHead(nn.Module):
     """Linear head that returns a :class:`DiagonalGaussian`.

@@ -29,6 +29,9 @@ class ObjectiveConfig:
         None,
         f"finest error that counts, in embedding units; null: {RESOLUTION} over time, 0 between views",
     )
+    contrast: float | None = option(
+        None, "of gje_conditional: share of the loss that tells each context from the batch's others"
+    )
     beta: float | None = option(None, "of gje_conditional: power of the variance that weighs its likelihood")
     fit: str | None = option(None, "of gje_conditional: likelihood, or moments")
     form: str | None = option(None, "of gje_joint: scale_free, conditional or primal")

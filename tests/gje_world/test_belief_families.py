@@ -521,3 +521,18 @@ def test_a_mixture_finds_modes_in_many_dimensions_before_its_means_meet(seed):
         drawn = head(features[:1]).sample((2000,))[:, 0]
     shares = (torch.cdist(drawn, modes) < 0.5).float().mean(0)
     assert shares.min() > 0.15
+
+
+@pytest.mark.parametrize("resolution", [0.0, 0.3])
+@pytest.mark.parametrize("name", IN_SPACE)
+def test_pairwise_densities_are_those_of_each_value_under_each_belief(name, resolution):
+    torch.manual_seed(0)
+    offset = 20 + torch.randn(2, B, D)  # far from 0, where squares lose their digits
+    belief, value = make_head(name, 12, D)(torch.randn(2, B, 12)).translate(offset), offset[:, :4] + 0.5
+    found = belief.pairwise_log_prob(value, resolution)
+    assert found.shape == (2, 4, B)
+    if resolution and name in ("mixture", "student_t", "ensemble"):
+        return  # their blurred density is an estimate from draws
+    for one in range(4):
+        expected = belief.learning_log_prob(value[:, one : one + 1].expand(2, B, D), resolution)
+        torch.testing.assert_close(found[:, one], expected, rtol=1e-4, atol=1e-3)

@@ -329,3 +329,31 @@ def test_the_conditional_form_of_pairs_lets_them_shrink_at_a_weight_of_one_alone
         totals = [objective.couple(a * z, a * target).mean() + objective.marginal(a * z) for a in scales]
         best.append(float(scales[torch.stack(totals).argmin()]))
     assert best[0] < 0.2 and best[1] == pytest.approx(0.5**0.5, abs=0.06)
+
+
+def test_contrast_is_infonce_with_the_density_of_the_belief_as_critic():
+    belief = make_head("diagonal", 8, 5)(torch.randn(3, 7, 8))
+    z = torch.randn(3, 7, 5)
+    plain = make_objective("gje_conditional", 5)
+    share = 0.9
+    objective = make_objective("gje_conditional", 5, contrast=share)
+    each = torch.stack([belief.log_prob(z[:, i : i + 1].expand_as(z)) for i in range(7)], 1)  # [3, M, N]
+    own = torch.arange(7).expand(3, 7)
+    infonce = torch.nn.functional.cross_entropy(each.flatten(0, 1), own.flatten(), reduction="none") / 5
+    infonce = infonce.unflatten(0, (3, 7)) - math.log(7) / 5
+    expected = share * infonce + (1 - share) * plain.predict(belief, z)
+    torch.testing.assert_close(objective.predict(belief, z), expected)
+    torch.testing.assert_close(objective.marginal(z), (1 - share) * plain.marginal(z))
+
+
+def test_the_contrast_of_beliefs_that_do_not_heed_the_context_is_nothing():
+    belief = DiagonalGaussian(torch.zeros(9, 4), torch.ones(9, 4))
+    z = torch.randn(9, 4)
+    almost = make_objective("gje_conditional", 4, contrast=0.999999)
+    torch.testing.assert_close(almost.predict(belief, z), torch.zeros(9), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("options", [{"contrast": 1.0}, {"contrast": 0.5, "beta": 0.5}, {"contrast": -0.1}])
+def test_contrast_that_cannot_work_is_refused(options):
+    with pytest.raises(ValueError, match="contrast"):
+        make_objective("gje_conditional", 4, **options)
