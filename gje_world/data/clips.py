@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +18,14 @@ import torch
 from torch import Tensor
 
 from gje_world.training.atomic import replacing
+from gje_world.training.locks import lock
+
+logger = logging.getLogger(__name__)
 
 VERSION = 1
 INDEX = "index.json"
+INDEX_EVERY = 64  # episodes from one writing of the index to the next: it grows with all that were before,
+INDEX_SECONDS = 10.0  # or so many seconds, if they come first
 
 
 class ClipsError(RuntimeError):
@@ -37,19 +44,32 @@ class Clips:
     """Episodes on disk, written one after the other and read through memory maps.
 
     A folder holds the flat files `frames.bin` (uint8), `actions.bin` and `states.bin` (float32), one row a
-    frame, and `index.json`, which says where the episodes lie. The index is replaced whole after the data is
-    on the disk, so a build that was killed goes on after its last whole episode.
+    frame, and `index.json`, which says where the episodes lie. The index is replaced whole, once in a while
+    and at the end, after the data is on the disk: a build that was killed goes on after the last episode that
+    it tells of.
 
-    `Clips.create` opens a folder for writing, `Clips.open` for reading.
+    `Clips.create` opens a folder for writing, which no other process can do until it is closed; `Clips.open`
+    opens it for reading.
     """
 
-    def __init__(self, path: Path, index: dict, intervals: npt.NDArray[np.int64] | None = None):
+    def __init__(
+        self,
+        path: Path,
+        index: dict,
+        intervals: npt.NDArray[np.int64] | None = None,
+        sources: list[str] | None = None,
+        lock: int | None = None,
+    ):
         self.path = path
         self._index = index
         self.frame_shape: tuple[int, int, int] = tuple(index["frame_shape"])  # (C, H, W)
         self.action_dim: int = index["action_dim"]
         self.state_names: tuple[str, ...] = tuple(index["state_names"])
         self._intervals = intervals  # [E, 2] first row and the row after the last; None: all of the index's
+        self._sources = sources  # of a part, [E]
+        self._lock = lock  # held by what may write
+        self._rows_written = sum(index["lengths"])
+        self._changes, self._indexed = 0, time.monotonic()  # since the index was last written, and when
         self._maps: dict[str, npt.NDArray] | None = None
 
     @classmethod
@@ -62,6 +82,9 @@ class Clips:
     ) -> Clips:
         """Clips in the folder `path`, to be appended to; those already there are kept.
 
+        To be used in a `with` block, whose end puts all of them on the disk; while another process writes to
+        the folder it is waited for. Of a folder that cannot be written the clips are open for reading only.
+
         Arguments:
             frame_shape: `(C, H, W)` of a frame.
             action_dim: `A`, numbers in an action; 0 where there are none.
@@ -71,30 +94,60 @@ class Clips:
             ClipsError: the folder holds clips of another kind.
         """
         path = Path(path)
-        if (path / INDEX).exists():
-            there = cls.open(path)
-            asked = (tuple(frame_shape), action_dim, tuple(state_names))
-            names = ("frame_shape", "action_dim", "state_names")
-            for name, value in zip(names, asked, strict=True):
-                if getattr(there, name) != value:
-                    raise ClipsError(
-                        f"{path} holds clips of {name}={getattr(there, name)}, not {value}; "
-                        "choose another folder"
-                    )
-            return there
         path.mkdir(parents=True, exist_ok=True)
-        index = {
-            "version": VERSION,
-            "frame_shape": list(frame_shape),
-            "action_dim": action_dim,
-            "state_names": list(state_names),
-            "lengths": [],
-            "sources": [],
-            "skipped": {},
-        }
-        clips = cls(path, index)
-        clips._write_index()
-        return clips
+        held = None
+        if os.access(path, os.W_OK):
+            held = lock(
+                path,
+                lambda holder: logger.warning("%s is being written by process %s: waiting", path, holder),
+            )
+        try:
+            if (path / INDEX).exists():
+                there = cls.open(path)
+                asked = (tuple(frame_shape), action_dim, tuple(state_names))
+                names = ("frame_shape", "action_dim", "state_names")
+                for name, value in zip(names, asked, strict=True):
+                    if getattr(there, name) != value:
+                        raise ClipsError(
+                            f"{path} holds clips of {name}={getattr(there, name)}, not {value}; "
+                            "choose another folder"
+                        )
+                there._lock = held
+                return there
+            index = {
+                "version": VERSION,
+                "frame_shape": list(frame_shape),
+                "action_dim": action_dim,
+                "state_names": list(state_names),
+                "lengths": [],
+                "sources": [],
+                "skipped": {},
+                "finished": [],
+            }
+            clips = cls(path, index, lock=held)
+            clips._write_index()
+            return clips
+        except BaseException:
+            if held is not None:
+                os.close(held)
+            raise
+
+    def close(self) -> None:
+        """Put all that was appended on the disk and let others write; what stands there can still be read."""
+        if self._lock is None:
+            return
+        try:
+            if self._changes:
+                self._write_index()
+        finally:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Clips:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     @classmethod
     def open(cls, path: Path | str) -> Clips:
@@ -142,20 +195,21 @@ class Clips:
     @property
     def sources(self) -> list[str]:
         """What each episode was made from, as `append` was told."""
-        whole = self._index["sources"]
-        if self._intervals is None:
-            return list(whole)
-        starts = np.cumsum([0, *self._index["lengths"]])
-        return [whole[i] for i in np.searchsorted(starts, self._intervals[:, 0], side="right") - 1]
+        return list(self._index["sources"] if self._sources is None else self._sources)
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Sources that gave no episode, and why."""
+        """Sources that gave no episode, or were cut short, and why."""
         return dict(self._index["skipped"])
+
+    @property
+    def finished(self) -> set[str]:
+        """Sources that have given all that they will, as `finish` was told."""
+        return set(self._index.get("finished", ()))
 
     def description(self) -> dict[str, Any]:
         """What tells these clips from others, for whoever splits them the same way again later."""
-        index = json.dumps([self._index["lengths"], self._index["sources"]]).encode()
+        index = json.dumps([self.lengths.tolist(), self.sources]).encode()
         return {
             "episodes": self.episodes,
             "frames": len(self),
@@ -197,8 +251,7 @@ class Clips:
         source: str = "",
     ) -> None:
         """Write episodes of one length at once: `frames [E, T, C, H, W]`, and so on as in `append`."""
-        if self._intervals is not None:
-            raise ClipsError("a part of clips that were split can be read only")
+        self._require_writable()
         if frames.ndim != 5 or frames.dtype != np.uint8:
             raise ClipsError(
                 f"frames must be uint8 [T, C, H, W], got {frames.dtype} {list(frames.shape[1:])}"
@@ -215,20 +268,27 @@ class Clips:
             "actions": self._rows("actions", actions, count, length, length - 1, self.action_dim),
             "states": self._rows("states", states, count, length, length, len(self.state_names)),
         }
-        written = sum(self._index["lengths"])
         for name, (dtype, shape) in self._fields().items():
             size = np.dtype(dtype).itemsize * math.prod(shape)
             if size:
-                _write_at(self.path / f"{name}.bin", written * size, rows[name])
+                _write_at(self.path / f"{name}.bin", self._rows_written * size, rows[name])
+        self._rows_written += count * length
         self._index["lengths"] += [length] * count
         self._index["sources"] += [source] * count
-        self._write_index()
         self._maps = None
+        self._changed(count)
 
     def skip(self, source: str, reason: str) -> None:
-        """Remember that `source` cannot be read, so that no later build tries it again."""
+        """Remember that `source` cannot be read, or not to its end, so that no later build tries it again."""
+        self._require_writable()
         self._index["skipped"][source] = reason
-        self._write_index()
+        self._changed()
+
+    def finish(self, source: str) -> None:
+        """Remember that all episodes of `source` are there."""
+        self._require_writable()
+        self._index.setdefault("finished", []).append(source)
+        self._changed()
 
     def sample(self, generator: np.random.Generator, batch: int, length: int, stride: int = 1) -> ClipBatch:
         """`batch` windows of `length` frames, uniform over all that lie in one episode.
@@ -279,7 +339,11 @@ class Clips:
         if self.episodes == 1:
             first, end = self.intervals[0]
             cut = end - max(1, round(held_out * (end - first)))
-            return self._part(np.array([[first, cut]])), self._part(np.array([[cut, end]]))
+            before, after = (
+                Clips(self.path, self._index, np.array([part]), self.sources)
+                for part in ([first, cut], [cut, end])
+            )
+            return before, after
         sources = self.sources
         place = {name: index for index, name in enumerate(dict.fromkeys(sources))}
         groups = np.arange(self.episodes) if len(place) == 1 else np.array([place[s] for s in sources])
@@ -287,14 +351,33 @@ class Clips:
         order = np.random.default_rng(0).permutation(there)
         count = min(max(1, round(held_out * there)), there - 1)
         held = np.isin(groups, order[:count])
-        return self._part(self.intervals[~held]), self._part(self.intervals[held])
+        return self._part(np.flatnonzero(~held)), self._part(np.flatnonzero(held))
 
     def of_length(self, frames: int) -> Clips:
         """Those of at least so many frames."""
-        return self._part(self.intervals[self.lengths >= frames])
+        return self._part(np.flatnonzero(self.lengths >= frames))
 
-    def _part(self, intervals: npt.NDArray[np.int64]) -> Clips:
-        return Clips(self.path, self._index, intervals)
+    def of_sources(self, names: Mapping[str, str]) -> Clips:
+        """Those made from the keys of `names`, in their order, whatever order they were made in.
+
+        Their sources, and those that were skipped, are called by the values of `names`.
+        """
+        place = {source: index for index, source in enumerate(names)}
+        sources = self.sources
+        chosen = [episode for episode, source in enumerate(sources) if source in place]
+        chosen.sort(key=lambda episode: place[sources[episode]])  # stable: a source's own stay in order
+        skipped = {names[source]: why for source, why in self.skipped.items() if source in place}
+        return Clips(
+            self.path,
+            self._index | {"skipped": skipped},
+            self.intervals[chosen].reshape(-1, 2),
+            [names[sources[episode]] for episode in chosen],
+        )
+
+    def _part(self, chosen: npt.NDArray[np.intp]) -> Clips:
+        """The episodes of those numbers."""
+        sources = self.sources
+        return Clips(self.path, self._index, self.intervals[chosen], [sources[i] for i in chosen])
 
     def _gather(self, starts: npt.NDArray[np.int64], length: int, stride: int) -> ClipBatch:
         maps = self._opened()
@@ -344,19 +427,33 @@ class Clips:
             rows[:, :steps] = given
         return rows
 
+    def _require_writable(self) -> None:
+        if self._lock is None:
+            raise ClipsError(f"the clips in {self.path} are open for reading only")
+
+    def _changed(self, count: int = 1) -> None:
+        """Write the index if it is time."""
+        self._changes += count
+        if self._changes >= INDEX_EVERY or time.monotonic() - self._indexed >= INDEX_SECONDS:
+            self._write_index()
+
     def _write_index(self) -> None:
+        """Put the data on the disk, then the index that tells of it."""
+        for name in self._fields():
+            if (self.path / f"{name}.bin").exists():
+                with (self.path / f"{name}.bin").open("rb") as file:
+                    os.fsync(file.fileno())
         with replacing(self.path / INDEX) as temporary:
             temporary.write_text(json.dumps(self._index) + "\n", encoding="utf-8")
+        self._changes, self._indexed = 0, time.monotonic()
 
 
 def _write_at(path: Path, offset: int, rows: npt.NDArray) -> None:
-    """Write `rows` at `offset`, in place of what a killed build left there, and put them on the disk."""
+    """Write `rows` at `offset`, in place of what a killed build left there."""
     with path.open("r+b" if path.exists() else "w+b") as file:
         file.truncate(offset)
         file.seek(offset)
         file.write(np.ascontiguousarray(rows).data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def clip_batches(

@@ -150,10 +150,10 @@ def write_clips(world: World, path: Path | str, episodes: int, length: int, seed
         path: the clips' folder.
         length: frames of an episode.
     """
-    clips = Clips.create(path, world.frame_shape, state_names=world.state_names)
-    while clips.episodes < episodes:
-        batch, done = divmod(clips.episodes, BATCH)
-        frames, states = world.generate(np.random.default_rng([seed, batch]), BATCH, length)
-        part = slice(done, min(BATCH, done + episodes - clips.episodes))
-        clips.extend(frames[part], states=states[part])
+    with Clips.create(path, world.frame_shape, state_names=world.state_names) as clips:
+        while clips.episodes < episodes:
+            batch, done = divmod(clips.episodes, BATCH)
+            frames, states = world.generate(np.random.default_rng([seed, batch]), BATCH, length)
+            part = slice(done, min(BATCH, done + episodes - clips.episodes))
+            clips.extend(frames[part], states=states[part])
     return clips

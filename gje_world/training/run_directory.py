@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import logging
 import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -14,9 +12,8 @@ import yaml
 
 from gje_world.training.atomic import replacing
 from gje_world.training.checkpoint import CheckpointStore
+from gje_world.training.locks import LockedError, lock
 from gje_world.training.origin import origin
-
-logger = logging.getLogger(__name__)
 
 _ABSENT = object()
 
@@ -234,30 +231,14 @@ def _show(value: Any) -> str:
 
 
 def _lock(path: Path) -> int:
-    """Locks the run directory for this process; the operating system frees it however the process ends."""
-    descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    """Locks the run directory for this process."""
     try:
-        # A record lock, unlike flock, is not inherited by forked environment workers, which may outlive a
-        # killed run by a moment and would keep its directory locked.
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
-        holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
-        os.close(descriptor)
+        return lock(path)
+    except LockedError as error:
         raise RunDirectoryError(
-            f"run_dir={path} is being written by another process (pid {holder}); "
+            f"run_dir={path} is being written by another process (pid {error}); "
             "wait for it, stop it, or choose another run_dir"
         ) from error
-    except OSError as error:
-        logger.warning(
-            "%s: this file system has no locks (%s); start no second run in it", path, error.strerror
-        )
-    try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
 
 
 def _unusable(path: Path, error: OSError) -> RunDirectoryError:

@@ -53,28 +53,24 @@ def record(config: RecordConfig) -> int:
     size = env.observation_space.shape
     assert size is not None and env.action_space.shape is not None
     folder = out.with_suffix("") if out.suffix == ".h5" else out
+    form = (CHANNELS, size[1], size[2]), env.action_space.shape[0], env.get_wrapper_attr("state_names")
     try:
-        clips = Clips.create(
-            folder,
-            (CHANNELS, size[1], size[2]),
-            env.action_space.shape[0],
-            env.get_wrapper_attr("state_names"),
-        )
-        repeat, length = env.get_wrapper_attr("action_repeat"), config.length or "all"
-        source = f"{config.task} {policy} seed {config.seed} action_repeat {repeat} length {length}"
-        if any(name != source for name in clips.sources):
-            raise ClipsError(
-                f"out={out} holds clips of {clips.sources[0]}, not of {source}; choose another out"
-            )
-        console = Console(stderr=True)
-        todo = range(clips.episodes, config.episodes)
-        for episode in track(todo, "episodes", console=console, disable=not console.is_terminal):
-            seed = config.seed * EPISODE_SEEDS + episode
-            clips.append(*play(env, begin(seed), seed, config.length), source=source)
+        with Clips.create(folder, *form) as clips:
+            repeat, length = env.get_wrapper_attr("action_repeat"), config.length or "all"
+            source = f"{config.task} {policy} seed {config.seed} action_repeat {repeat} length {length}"
+            if any(name != source for name in clips.sources):
+                raise ClipsError(
+                    f"out={out} holds clips of {clips.sources[0]}, not of {source}; choose another out"
+                )
+            console = Console(stderr=True)
+            todo = range(clips.episodes, config.episodes)
+            for episode in track(todo, "episodes", console=console, disable=not console.is_terminal):
+                seed = config.seed * EPISODE_SEEDS + episode
+                clips.append(*play(env, begin(seed), seed, config.length), source=source)
+            if out.suffix == ".h5":
+                export_hdf5(clips, out)
     finally:
         env.close()
-    if out.suffix == ".h5":
-        export_hdf5(clips, out)
     print(f"{clips.episodes} episodes, {len(clips):,} frames: {out}")
     return 0
 

@@ -14,19 +14,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import gje_world.data.clips as clips_module
+import gje_world.data.world as world_module
 from gje_world.data.clips import Clips, ClipsError, clip_batches
+from gje_world.data.worlds import make_world
 
 SHAPE = (1, 2, 2)
 
 
 def numbered(lengths, path, action_dim=2):
     """Clips whose state is (episode, time), whose pixels hold the episode, and whose actions the time."""
-    clips = Clips.create(path, SHAPE, action_dim, ("episode", "time"))
-    for episode, length in enumerate(lengths):
-        frames = np.full((length, *SHAPE), episode, np.uint8)
-        steps = np.arange(length, dtype=np.float32)
-        states = np.stack([np.full(length, episode), steps], 1)
-        clips.append(frames, np.repeat(steps[:-1, None], action_dim, 1), states, source=f"clip {episode}")
+    with Clips.create(path, SHAPE, action_dim, ("episode", "time")) as clips:
+        for episode, length in enumerate(lengths):
+            frames = np.full((length, *SHAPE), episode, np.uint8)
+            steps = np.arange(length, dtype=np.float32)
+            states = np.stack([np.full(length, episode), steps], 1)
+            clips.append(frames, np.repeat(steps[:-1, None], action_dim, 1), states, source=f"clip {episode}")
     return clips
 
 
@@ -88,10 +91,10 @@ def test_clips_come_apart_by_episode_and_a_single_one_in_time(tmp_path):
 
 
 def test_no_film_lies_on_both_sides_of_a_split(tmp_path):
-    clips = Clips.create(tmp_path, SHAPE)
-    for name in "abcde":
-        for _ in range(4):
-            clips.append(np.zeros((3, *SHAPE), np.uint8), source=name)
+    with Clips.create(tmp_path, SHAPE) as clips:
+        for name in "abcde":
+            for _ in range(4):
+                clips.append(np.zeros((3, *SHAPE), np.uint8), source=name)
     before, after = clips.split(0.2)
     assert (before.episodes, after.episodes) == (16, 4)
     assert len(set(after.sources)) == 1 and not set(before.sources) & set(after.sources)
@@ -110,6 +113,9 @@ def test_bad_input_is_named(tmp_path):
     clips.append(np.zeros((4, *SHAPE), np.uint8), states=np.zeros((4, 1)))
     with pytest.raises(ClipsError, match=r"needs 9 frames \(length 5, stride 2\); the longest of 1 has 4"):
         clips.sample(np.random.default_rng(0), 1, 5, stride=2)
+    clips.close()
+    with pytest.raises(ClipsError, match="open for reading only"):
+        clips.append(np.zeros((4, *SHAPE), np.uint8), states=np.zeros((4, 1)))
     with pytest.raises(ClipsError, match=r"frame_shape=\(1, 2, 2\), not \(3, 2, 2\)"):
         Clips.create(tmp_path, (3, 2, 2), state_names=("x",))
     with pytest.raises(ClipsError, match="holds no clips"):
@@ -126,7 +132,8 @@ def test_bad_input_is_named(tmp_path):
 
 
 def test_what_cannot_be_read_is_remembered(tmp_path):
-    Clips.create(tmp_path, SHAPE).skip("a.mp4", "no video stream")
+    with Clips.create(tmp_path, SHAPE) as clips:
+        clips.skip("a.mp4", "no video stream")
     assert Clips.open(tmp_path).skipped == {"a.mp4": "no video stream"}
 
 
@@ -136,11 +143,11 @@ BUILD = textwrap.dedent(
     import numpy as np
     from gje_world.data.clips import Clips
 
-    clips = Clips.create(sys.argv[1], (1, 64, 64), 0, ("episode",))
-    for episode in range(clips.episodes, int(sys.argv[2])):
-        length = 40 + episode % 7
-        frames = np.full((length, 1, 64, 64), episode % 251, np.uint8)
-        clips.append(frames, states=np.full((length, 1), episode), source=str(episode))
+    with Clips.create(sys.argv[1], (1, 64, 64), 0, ("episode",)) as clips:
+        for episode in range(clips.episodes, int(sys.argv[2])):
+            length = 40 + episode % 7
+            frames = np.full((length, 1, 64, 64), episode % 251, np.uint8)
+            clips.append(frames, states=np.full((length, 1), episode), source=str(episode))
     """
 )
 
@@ -164,3 +171,80 @@ def test_a_killed_build_goes_on_after_its_last_whole_episode(tmp_path):
         subprocess.run([sys.executable, "-c", BUILD, folder, str(episodes + 3)], check=True)
     for name in ("frames.bin", "states.bin", "index.json"):
         assert (killed / name).read_bytes() == (straight / name).read_bytes()
+
+
+def test_the_index_is_written_once_in_so_many_episodes_and_at_the_end(tmp_path, monkeypatch):
+    written = []
+    write = Clips._write_index
+    monkeypatch.setattr(Clips, "_write_index", lambda self: written.append(self.episodes) or write(self))
+    numbered([2] * 200, tmp_path)
+    assert written == [0, 64, 128, 192, 200]
+    assert Clips.open(tmp_path).episodes == 200
+    with pytest.raises(KeyboardInterrupt), Clips.create(tmp_path, SHAPE, 2, ("episode", "time")) as clips:
+        clips.append(np.zeros((2, *SHAPE), np.uint8), np.zeros((1, 2)), np.zeros((2, 2)))
+        raise KeyboardInterrupt
+    assert Clips.open(tmp_path).episodes == 201
+    monkeypatch.setattr(clips_module, "INDEX_SECONDS", 0.0)
+    written.clear()
+    numbered([2] * 3, tmp_path / "slow")
+    assert written == [0, 1, 2, 3]
+
+
+SLOW = textwrap.dedent(
+    """
+    import sys, time
+    from pathlib import Path
+    import gje_world.data.world as world_module
+    from gje_world.data.clips import Clips
+    from gje_world.data.worlds import make_world
+
+    world_module.BATCH = 16
+    world, folder, go = make_world("junction_2", 32), Path(sys.argv[1]), Path(sys.argv[2])
+    generate = world.generate
+
+    def waits(generator, episodes, length):
+        (go.parent / "begun").touch()
+        while not go.exists():
+            time.sleep(0.01)
+        return generate(generator, episodes, length)
+
+    world.generate = waits
+    print(world_module.write_clips(world, folder, 40, 6, seed=5).episodes)
+    """
+)
+
+
+def test_two_processes_that_make_the_same_clips_take_turns(tmp_path):
+    world, alone, shared = make_world("junction_2", 32), tmp_path / "alone", tmp_path / "shared"
+    go = tmp_path / "go"
+    command = [sys.executable, "-c", SLOW, shared, go]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "begun").exists():
+        assert first.poll() is None
+        time.sleep(0.01)
+    second = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    said = second.stderr.readline()  # before the first is allowed to write anything
+    assert f"{shared} is being written by process {first.pid}: waiting" in said
+    go.touch()
+    assert [process.communicate(timeout=60)[0].strip() for process in (first, second)] == ["40", "40"]
+    assert first.returncode == second.returncode == 0
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(world_module, "BATCH", 16)
+        world_module.write_clips(world, alone, 40, 6, seed=5)
+    for name in ("frames.bin", "states.bin", "index.json"):
+        assert (alone / name).read_bytes() == (shared / name).read_bytes()
+
+
+def test_clips_of_some_sources_come_in_their_order_by_their_names(tmp_path):
+    with Clips.create(tmp_path, SHAPE) as clips:
+        for value, source in enumerate(["b 1", "a 1", "b 2", "a 1"]):
+            clips.append(np.full((3, *SHAPE), value, np.uint8), source=source)
+        clips.skip("c 1", "broken")
+        clips.skip("d 1", "broken")
+    part = clips.of_sources({"a 1": "a", "b 2": "b", "c 1": "c"})
+    assert part.sources == ["a", "a", "b"] and part.skipped == {"c": "broken"}
+    assert [int(part.window(e, 0, 3).frames[0, 0, 0, 0, 0]) for e in range(3)] == [1, 3, 2]
+    seen, held_out = part.split(0.5)
+    assert {*seen.sources, *held_out.sources} == {"a", "b"} and not {*seen.sources} & {*held_out.sources}
+    assert part.description()["episodes"] == 3 and clips.description()["episodes"] == 4
+    assert clips.of_sources({"z": "z"}).episodes == 0
