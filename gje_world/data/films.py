@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 from gje_world.data.clips import Clips, ClipsError
+from gje_world.data.file_state import state_of
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +28,10 @@ Frames = npt.NDArray[np.uint8]
 
 class FilmError(RuntimeError):
     """A film cannot be read; the message says why, in a few words."""
+
+
+class DamagedFilm(FilmError):
+    """What follows cannot be decoded; the frames before were right."""
 
 
 def films_in(folder: Path) -> list[str]:
@@ -54,7 +60,11 @@ def films_in(folder: Path) -> list[str]:
 def decode_films(folder: Path, cache: Path, image_size: int) -> Clips:
     """Clips of all films under `folder`, decoded into `cache`; what stands there already is not done again.
 
-    A film that cannot be read is named in a warning, and skipped now and later.
+    The cache keeps each film by name, size and time of change: one that is new or has changed is decoded, and
+    one that is gone, or was before the change, is left out. The clips come in the order of the films' names.
+
+    A film that cannot be read is named in a warning, and skipped now and later; of one that is damaged later
+    on, what comes before is kept.
 
     Arguments:
         image_size: height and width of the clips' frames: the middle square of a film's, scaled.
@@ -62,58 +72,70 @@ def decode_films(folder: Path, cache: Path, image_size: int) -> Clips:
     Raises:
         ClipsError: there is no readable film.
     """
-    clips = Clips.create(cache, (3, image_size, image_size))
-    names = films_in(folder)
+    versions = {f"{name} {state_of(files_of(folder / name))}": name for name in films_in(folder)}
     console = Console(stderr=True)
-    for name in track(names, "decoding", console=console, disable=not console.is_terminal, transient=True):
-        if name not in clips.skipped:
-            _decode(clips, folder, name, image_size)
-    if not clips.episodes:
-        name, reason = next(iter(clips.skipped.items()))
+    with Clips.create(cache, (3, image_size, image_size)) as clips:
+        done, known = Counter(clips.sources), clips.finished | clips.skipped.keys()
+        todo = [version for version in versions if version not in known]
+        hidden = not console.is_terminal
+        for version in track(todo, "decoding", console=console, disable=hidden, transient=True):
+            _decode(clips, folder / versions[version], version, done[version], image_size)
+    chosen = clips.of_sources(versions)
+    if not chosen.episodes:
+        name, reason = next(iter(chosen.skipped.items()))
         raise ClipsError(f"data.path={folder} holds no readable clip; {name}: {reason}")
-    return clips
+    return chosen
 
 
-def _decode(clips: Clips, folder: Path, name: str, image_size: int) -> None:
-    """Append the episodes of one film that are not there yet."""
-    sources = clips.sources
-    done = sources.count(name)
-    # only a film's last episode is shorter than the longest; a film that is not the last one is whole
-    if done and (sources[-1] != name or clips.lengths[-1] < LONGEST):
-        return
+def _decode(clips: Clips, film: Path, version: str, done: int, image_size: int) -> None:
+    """Append the episodes of a film after the first `done`, as made from `version`."""
+    frames = 0
     try:
-        for index, frames in enumerate(_episodes(folder / name, image_size)):
+        for index, episode in enumerate(_episodes(film, image_size)):
+            frames += len(episode)
             if index >= done:
-                clips.append(frames, source=name)
+                clips.append(episode, source=version)
     except FilmError as error:
-        logger.warning("%s is skipped: %s", folder / name, error)
-        if name not in clips.sources:  # else what was read before it broke is kept
-            clips.skip(name, str(error))
+        reason = f"cut short after {frames:,} frames: {error}" if frames else str(error)
+        logger.warning("%s is %s%s", film, "" if frames else "skipped: ", reason)
+        clips.skip(version, reason)
+    else:
+        clips.finish(version)
 
 
 def _episodes(path: Path, image_size: int) -> Iterator[Frames]:
-    """The frames of a film as `[T, 3, H, W]`, `T` at most `LONGEST`."""
+    """The frames of a film as `[T, 3, H, W]`, `T` at most `LONGEST`; those before a damage come first."""
     gathered: list[Frames] = []
-    for frame in read_film(path, image_size):
-        gathered.append(frame)
-        if len(gathered) == LONGEST:
+    try:
+        for frame in read_film(path, image_size):
+            gathered.append(frame)
+            if len(gathered) == LONGEST:
+                yield np.stack(gathered)
+                gathered = []
+    except DamagedFilm:
+        if gathered:
             yield np.stack(gathered)
-            gathered = []
+        raise
     if gathered:
         yield np.stack(gathered)
+
+
+def files_of(film: Path) -> list[Path]:
+    """The files that a film is made of: itself, or the images in its folder in the order of their numbers."""
+    if not film.is_dir():
+        return [film]
+    return sorted((file for file in film.iterdir() if file.suffix.lower() in IMAGES), key=_by_number)
 
 
 def read_film(path: Path, image_size: int) -> Iterator[Frames]:
     """The frames of a video file, or of a folder of images in the order of their numbers, `[3, H, W]` each.
 
     Raises:
-        FilmError: it cannot be decoded, holds no frame, or frames of several sizes.
+        DamagedFilm: it cannot be decoded, or no further.
+        FilmError: it holds no frame, or frames of several sizes.
     """
-    files = [path]
-    if path.is_dir():
-        files = sorted((p for p in path.iterdir() if p.suffix.lower() in IMAGES), key=_by_number)
     size: tuple[int, int] | None = None
-    for file in files:
+    for file in files_of(path):
         for frame in _decoded(file):
             if size is None:
                 size = (frame.width, frame.height)
@@ -135,7 +157,8 @@ def _decoded(file: Path) -> Iterator[av.VideoFrame]:
     """The frames of one file.
 
     Raises:
-        FilmError: it is no video, or damaged, or this build of FFmpeg has no decoder for it.
+        DamagedFilm: it is no video, or damaged.
+        FilmError: it holds no video, or this build of FFmpeg has no decoder for it.
     """
     try:
         with av.open(str(file)) as container:
@@ -147,7 +170,7 @@ def _decoded(file: Path) -> Iterator[av.VideoFrame]:
             stream.thread_type = "AUTO"
             yield from container.decode(stream)
     except (av.error.FFmpegError, av.codec.codec.UnknownCodecError, UnicodeDecodeError) as error:
-        raise FilmError(f"it cannot be decoded ({getattr(error, 'strerror', None) or error})") from error
+        raise DamagedFilm(f"it cannot be decoded ({getattr(error, 'strerror', None) or error})") from error
 
 
 def _square(frame: av.VideoFrame, side: int) -> Frames:

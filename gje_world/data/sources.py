@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from gje_world.data.clips import Clips, ClipsError
+from gje_world.data.file_state import digest, state_of
 from gje_world.data.films import decode_films
 from gje_world.data.hdf5 import import_hdf5
 from gje_world.data.world import write_clips
@@ -52,16 +52,20 @@ def check_data(data: DataConfig) -> None:
         raise ConfigError(f"data.path must be given for data={data.source}")
     elif not Path(data.path).exists():
         raise ConfigError(f"data.path={data.path} must exist")
+    require_apart(data, "data.cache", Path(data.cache))
 
 
-def state_of(path: Path) -> str:
-    """Tells a state of a file, or of those in a folder, from others: by place, size and time of change."""
-    root = path.resolve()  # the same however it is written
-    words = [str(root)]
-    for file in sorted(root.rglob("*")) or [root]:
-        if file.is_file():
-            words.append(f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}")
-    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:8]
+def require_apart(data: DataConfig, name: str, folder: Path) -> None:
+    """Refuses to write to a `folder` among the films: what comes to stand there may be taken for one of them.
+
+    Raises:
+        ConfigError: naming the option `name`, which holds the folder, and `data.path`.
+    """
+    if data.source == "films" and folder.resolve().is_relative_to(Path(data.path or "").resolve()):
+        raise ConfigError(
+            f"{name}={folder} must not lie in data.path={data.path}: films of runs would be learnt from; "
+            f"give {name} outside of it, or the films a folder of their own"
+        )
 
 
 def open_clips(data: DataConfig) -> Clips:
@@ -84,5 +88,11 @@ def open_clips(data: DataConfig) -> Clips:
                 f"data.image_size={data.image_size} must be the {clips.frame_shape[1]} of the clips in {path}"
             )
         return clips
-    cache = Path(data.cache) / f"{path.stem}-{state_of(path)}-{data.image_size}"
-    return (decode_films if data.source == "films" else import_hdf5)(path, cache, data.image_size)
+    root = path.resolve()  # the same however it is written
+    if data.source == "films":  # whose cache knows each of them
+        cache = f"{root.stem}-{digest(str(root))}-{data.image_size}"
+        return decode_films(path, Path(data.cache) / cache, data.image_size)
+    if not path.is_file():
+        raise ClipsError(f"data.path={path} must be a file of HDF5")
+    cache = f"{root.stem}-{digest(f'{root} {state_of([root])}')}-{data.image_size}"
+    return import_hdf5(path, Path(data.cache) / cache, data.image_size)
