@@ -3,11 +3,14 @@
 One row a step in `pixels` (uint8, `[N, H, W, C]` or `[N, C, H, W]`) and, where there are any, `action` and
 `state`; the action of a row is taken there, that of an episode's last row is not used. Where the episodes lie
 is told by `ep_len` and `ep_offset`, or by the episode's number in each row, `episode_idx` or `ep_idx`: the
-layout of stable-worldmodel (https://github.com/rbalestr-lab/stable-worldmodel, docs/api/dataset.md).
+layout of stable-worldmodel (https://github.com/rbalestr-lab/stable-worldmodel, docs/api/dataset.md), which
+fills the last action of an episode with NaN and compresses by filters that come with hdf5plugin.
 """
 
 from __future__ import annotations
 
+import importlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +31,35 @@ def import_hdf5(path: Path, cache: Path, image_size: int) -> Clips:
         image_size: height and width of the clips' frames; the file's are scaled, and must be square.
 
     Raises:
-        ClipsError: the file cannot be read, or not in this layout.
+        ClipsError: the file cannot be read, or not in this layout, or holds numbers that are not finite.
     """
     h5py = require_h5py()
     try:
         with h5py.File(path, "r") as file:
+            _require_filters(file, path)
             return _import(file, path, cache, image_size)
-    except OSError as error:  # also a compression that this build of HDF5 cannot undo
+    except OSError as error:
         raise ClipsError(f"data.path={path} cannot be read as HDF5: {error}") from error
+
+
+def _require_filters(file: Any, path: Path) -> None:
+    """Refuses data that is compressed in a way that cannot be undone here.
+
+    Raises:
+        ClipsError: naming the filter.
+    """
+    h5py = require_h5py()
+    for name in ("pixels", "action", "state", "ep_len", "ep_offset", "episode_idx", "ep_idx"):
+        if not isinstance(dataset := file.get(name), h5py.Dataset):
+            continue
+        made = dataset.id.get_create_plist()
+        for code, _, _, called in map(made.get_filter, range(made.get_nfilters())):
+            if not h5py.h5z.filter_avail(code):
+                told = f"{called.decode(errors='replace') or 'unnamed'}, {code}"
+                raise ClipsError(
+                    f"{name} of data.path={path} is compressed by a filter that is not there ({told}); "
+                    "most come with hdf5plugin: pip install 'gje-world[data]'"
+                )
 
 
 def _import(file: Any, path: Path, cache: Path, image_size: int) -> Clips:
@@ -58,25 +82,38 @@ def _import(file: Any, path: Path, cache: Path, image_size: int) -> Clips:
             )
     action_dim = 0 if action is None else int(np.prod(action.shape[1:]))
     names = () if state is None else state_names(state)
-    clips = Clips.create(cache, (channels, image_size, image_size), action_dim, names)
-    for start, length in episodes(file, path)[clips.episodes :]:
-        rows = slice(start, start + length)
-        frames = np.concatenate(
-            [
-                _scaled(pixels[at : min(at + BLOCK, rows.stop)], last, image_size)
-                for at in range(start, rows.stop, BLOCK)
-            ]
-        )
-        acted = (
-            None
-            if action is None
-            else np.nan_to_num(action[start : rows.stop - 1].reshape(length - 1, action_dim))
-        )
-        states = None if state is None else state[rows].reshape(length, -1)
-        clips.append(frames, acted, states, source=f"{path.name}[{start}:{rows.stop}]")
-    if not clips.episodes:
-        raise ClipsError(f"data.path={path} holds no episode")
+    with Clips.create(cache, (channels, image_size, image_size), action_dim, names) as clips:
+        for start, length in episodes(file, path)[clips.episodes :]:
+            stop = start + length
+            frames = np.concatenate(
+                [
+                    _scaled(pixels[at : min(at + BLOCK, stop)], last, image_size)
+                    for at in range(start, stop, BLOCK)
+                ]
+            )
+            acted = None if action is None else _finite("action", action, start, stop - 1, path)
+            states = None if state is None else _finite("state", state, start, stop, path)
+            clips.append(frames, acted, states, source=f"{path.name}[{start}:{stop}]")
+        if not clips.episodes:
+            raise ClipsError(f"data.path={path} holds no episode")
     return clips
+
+
+def _finite(name: str, dataset: Any, start: int, stop: int, path: Path) -> np.ndarray:
+    """Rows of a dataset, `[stop - start, N]`.
+
+    Raises:
+        ClipsError: naming the first row with a number that is not finite.
+    """
+    rows = dataset[start:stop].reshape(stop - start, int(np.prod(dataset.shape[1:])))
+    wrong = np.flatnonzero(~np.isfinite(rows).all(1))
+    if len(wrong):
+        only = "; only that of an episode's last row is not used" if name == "action" else ""
+        raise ClipsError(
+            f"row {start + wrong[0]} of {name} in data.path={path} is {rows[wrong[0]].tolist()}: all must be "
+            f"finite{only}"
+        )
+    return rows
 
 
 def episodes(file: Any, path: Path) -> list[tuple[int, int]]:
@@ -147,7 +184,7 @@ def export_hdf5(clips: Clips, path: Path) -> Path:
 
 
 def require_h5py() -> Any:
-    """The library, which comes with the extra `data`.
+    """The library, which comes with the extra `data`, able to undo what compressions are installed.
 
     Raises:
         ClipsError: it is not installed.
@@ -156,4 +193,6 @@ def require_h5py() -> Any:
         import h5py
     except ImportError as error:
         raise ClipsError("HDF5 needs h5py: pip install 'gje-world[data]'") from error
+    with suppress(ImportError):
+        importlib.import_module("hdf5plugin")  # which registers its filters
     return h5py

@@ -1,5 +1,8 @@
 """Episodes in HDF5 and back: nothing changes, and what is not in the layout is named."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -13,14 +16,14 @@ SIZE = 16
 
 @pytest.fixture
 def clips(tmp_path):
-    made = Clips.create(tmp_path / "clips", (3, SIZE, SIZE), 2, ("x", "y"))
     chance = np.random.default_rng(0)
-    for length in (5, 3, 7):
-        made.append(
-            chance.integers(256, size=(length, 3, SIZE, SIZE), dtype=np.uint8),
-            chance.normal(size=(length - 1, 2)).astype(np.float32),
-            chance.normal(size=(length, 2)).astype(np.float32),
-        )
+    with Clips.create(tmp_path / "clips", (3, SIZE, SIZE), 2, ("x", "y")) as made:
+        for length in (5, 3, 7):
+            made.append(
+                chance.integers(256, size=(length, 3, SIZE, SIZE), dtype=np.uint8),
+                chance.normal(size=(length - 1, 2)).astype(np.float32),
+                chance.normal(size=(length, 2)).astype(np.float32),
+            )
     return made
 
 
@@ -52,8 +55,8 @@ def test_episodes_may_be_told_by_their_number_in_each_row_and_channels_come_firs
 
 
 def test_clips_without_actions_or_states_come_back_and_frames_are_scaled(tmp_path):
-    bare = Clips.create(tmp_path / "bare", (3, 32, 32))
-    bare.append(np.full((4, 3, 32, 32), 77, np.uint8))
+    with Clips.create(tmp_path / "bare", (3, 32, 32)) as bare:
+        bare.append(np.full((4, 3, 32, 32), 77, np.uint8))
     back = import_hdf5(export_hdf5(bare, tmp_path / "bare.h5"), tmp_path / "back", 16)
     assert back.action_dim == 0 and back.frame_shape == (3, 16, 16)
     assert (back.window(0, 0, 4).frames == 77).all()
@@ -61,9 +64,9 @@ def test_clips_without_actions_or_states_come_back_and_frames_are_scaled(tmp_pat
 
 def test_an_import_that_was_killed_goes_on(clips, tmp_path):
     path = export_hdf5(clips, tmp_path / "data.h5")
-    part = Clips.create(tmp_path / "back", (3, SIZE, SIZE), 2, ("x", "y"))
     first = clips.window(0, 0, 5)
-    part.append(*(values[0].numpy() for values in first))
+    with Clips.create(tmp_path / "back", (3, SIZE, SIZE), 2, ("x", "y")) as part:
+        part.append(*(values[0].numpy() for values in first))
     assert_same(clips, import_hdf5(path, tmp_path / "back", SIZE))
 
 
@@ -90,3 +93,53 @@ def test_what_is_not_in_the_layout_is_named(clips, tmp_path):
         del file["pixels"]
     with pytest.raises(ClipsError, match="must hold pixels; it holds action"):
         import_hdf5(path, tmp_path / "back", SIZE)
+
+
+def test_only_the_last_action_of_an_episode_may_be_nan(clips, tmp_path):
+    path = export_hdf5(clips, tmp_path / "data.h5")
+    with h5py.File(path, "a") as file:
+        for last in (4, 7, 14):
+            file["action"][last] = np.nan
+    assert_same(clips, import_hdf5(path, tmp_path / "back", SIZE))
+    with h5py.File(path, "a") as file:
+        file["action"][6, 1] = np.nan
+    with pytest.raises(ClipsError, match=r"row 6 of action in .*data\.h5 is \[.*, nan\]: all must be finite"):
+        import_hdf5(path, tmp_path / "other", SIZE)
+    with h5py.File(path, "a") as file:
+        file["action"][6, 1] = 0
+        file["state"][14, 0] = np.inf
+    with pytest.raises(ClipsError, match=r"row 14 of state in .* is \[inf, .*\]: all must be finite$"):
+        import_hdf5(path, tmp_path / "third", SIZE)
+
+
+def test_a_compression_that_is_not_there_is_named(clips, tmp_path):
+    path = export_hdf5(clips, tmp_path / "data.h5")
+    with h5py.File(path, "a") as file:
+        pixels = file["pixels"][:]
+        del file["pixels"]
+        made = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        made.set_chunk((1, SIZE, SIZE, 3))
+        made.set_filter(40_000, h5py.h5z.FLAG_OPTIONAL)  # which nobody has
+        space = h5py.h5s.create_simple(pixels.shape)
+        h5py.h5d.create(file.id, b"pixels", h5py.h5t.NATIVE_UINT8, space, made).write_direct_chunk(
+            (0, 0, 0, 0), b"compressed"
+        )
+    with pytest.raises(ClipsError, match=r"pixels of .*data\.h5 is compressed by .*40000.*hdf5plugin"):
+        import_hdf5(path, tmp_path / "back", SIZE)
+    assert not (tmp_path / "back").exists()
+
+
+def test_what_hdf5plugin_compresses_is_read(clips, tmp_path):
+    hdf5plugin = pytest.importorskip("hdf5plugin")
+    path = export_hdf5(clips, tmp_path / "data.h5")
+    with h5py.File(path, "a") as file:
+        pixels = file["pixels"][:]
+        del file["pixels"]
+        file.create_dataset(
+            "pixels", data=pixels, chunks=(1, SIZE, SIZE, 3), compression=hdf5plugin.Blosc(cname="lz4")
+        )
+    read = "from pathlib import Path; from gje_world.data.hdf5 import import_hdf5; import sys; "
+    read += f"import_hdf5(Path(sys.argv[1]), Path(sys.argv[2]), {SIZE})"
+    command = [sys.executable, "-c", read, path, tmp_path / "back"]  # in a process without the import above
+    subprocess.run(command, check=True)
+    assert_same(clips, Clips.open(tmp_path / "back"))
