@@ -7,10 +7,11 @@ from pathlib import Path
 
 from gje_world.beliefs.config import BeliefConfig, check_belief
 from gje_world.data.clips import Clips
-from gje_world.data.sources import DataConfig, check_data
+from gje_world.data.sources import DataConfig, check_data, require_apart
 from gje_world.networks import ENCODERS
 from gje_world.objectives.config import ObjectiveConfig, check_world_objective
 from gje_world.options import ConfigError, group, option, require_at_least, require_groups, value_of
+from gje_world.pretrained import load_encoder
 from gje_world.training.engine import EngineConfig
 from gje_world.video.evaluation import VideoEvaluationConfig
 from gje_world.video.learner import LearningConfig
@@ -64,6 +65,7 @@ def check(config: VideoConfig) -> None:
     require_groups(config)
     config.engine.check()
     check_data(config.data)
+    require_apart(config.data, "run_dir", run_path(config))
     least = {
         "seed": 0, "frame_stack": 1, "decoder_width": 1, "encoder.dim": 1, "encoder.width": 1,
         "predictor.history": 2, "predictor.hidden": 1, "predictor.layers": 1, "predictor.heads": 1,
@@ -91,8 +93,10 @@ def check(config: VideoConfig) -> None:
             f"learning.open_loop={config.learning.open_loop} needs learning.horizon=2 or more, to sample "
             f"futures along; got {config.learning.horizon}"
         )
-    check_world_objective(config.objective, config.belief, config.encoder.dim)
-    check_belief(config.belief, config.encoder.dim)
+    path = config.encoder.path
+    dim = config.encoder.dim if path is None else load_encoder(path).dim
+    check_world_objective(config.objective, config.belief, dim)
+    check_belief(config.belief, dim)
     if config.belief.name == "point":
         raise ConfigError("belief=point has no density, by which futures are scored; use belief=diagonal")
 
@@ -108,24 +112,30 @@ def check_share(config: VideoConfig, ranks: int) -> None:
         raise ConfigError(f"learning.batch_size={size} must be a multiple of the {ranks} devices")
 
 
-def long_enough(config: VideoConfig, clips: Clips) -> Clips:
-    """The clips that the windows learnt from and evaluated on fit into; a single one with both its parts.
+def split_clips(config: VideoConfig, clips: Clips) -> tuple[Clips, Clips]:
+    """The clips to learn from and those held out: of each, such as its windows fit into.
+
+    What is held out depends on nothing that may change when a run goes on, as `evaluation` may: else it could
+    be measured on clips that it has learnt from.
 
     Raises:
         ConfigError: naming what a window needs and the longest clip there is.
     """
-    horizons = {name: value_of(config, name) for name in ("learning.horizon", "evaluation.horizon")}
-    name = max(horizons, key=lambda name: horizons[name])
-    before = config.frame_stack - 1 + config.predictor.history
-    frames = (before + horizons[name] - 1) * config.data.stride + 1
-    chosen = clips.of_length(frames)
-    longest, which = int(clips.lengths.max(initial=0)), "longest"
-    if chosen.episodes == 1:
-        parts = chosen.split(config.data.held_out)
-        longest, which = min(int(part.lengths[0]) for part in parts), "shorter part of the only one that long"
-    if longest < frames:
-        raise ConfigError(
-            f"{name}={horizons[name]} needs clips of {frames} frames (frame_stack, predictor.history and "
-            f"data.stride counted); the {which} has {longest}"
-        )
-    return chosen
+    before, stride = config.frame_stack - 1 + config.predictor.history, config.data.stride
+
+    def require(part: Clips, which: str, *names: str) -> int:
+        """Frames of the longest window of horizons so called, which a clip must have."""
+        name = max(names, key=lambda name: value_of(config, name))
+        frames = (before + value_of(config, name) - 1) * stride + 1
+        if (longest := int(part.lengths.max(initial=0))) < frames:
+            raise ConfigError(
+                f"{name}={value_of(config, name)} needs clips of {frames} frames (frame_stack, "
+                f"predictor.history and data.stride counted); {which} has {longest}"
+            )
+        return frames
+
+    both = ("learning.horizon", "evaluation.horizon")
+    require(clips, "the longest", *both)
+    seen, held_out = clips.of_length(require(clips, "the longest", both[0])).split(config.data.held_out)
+    require(seen, "the longest that is learnt from", *both)
+    return seen, held_out.of_length(require(held_out, "the longest that is held out", both[1]))

@@ -24,7 +24,7 @@ from gje_world.training.ranks import make_fabric, open_run, silence
 from gje_world.training.run_directory import RunDirectory
 from gje_world.training.schedules import phases
 from gje_world.training.signals import Stop, stop_on_signals
-from gje_world.video.config import VideoConfig, check, check_share, long_enough, run_path
+from gje_world.video.config import VideoConfig, check, check_share, run_path, split_clips
 from gje_world.video.evaluation import VideoEvaluation
 from gje_world.video.learner import VideoLearner
 from gje_world.video_model import VideoModel
@@ -51,10 +51,9 @@ def train(config: VideoConfig) -> int:
     check_share(config, fabric.world_size)
     with fabric.rank_zero_first():
         clips = open_clips(config.data)
-    chosen = long_enough(config, clips)
-    if (short := clips.episodes - chosen.episodes) and fabric.is_global_zero:
+    seen, held_out = split_clips(config, clips)
+    if (short := clips.episodes - seen.episodes - held_out.episodes) > 0 and fabric.is_global_zero:
         print(f"{short} of {clips.episodes} clips are too short for a window and left out", file=sys.stderr)
-    seen, held_out = chosen.split(config.data.held_out)
     learner = make_learner(config, seen)
     changeable = (*CHANGEABLE, "run_dir", "evaluation")
     with (

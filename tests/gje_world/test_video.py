@@ -26,7 +26,7 @@ from gje_world.options import ConfigError
 from gje_world.training.checkpoint import CheckpointStore
 from gje_world.training.metrics import read_metrics
 from gje_world.video.command import main
-from gje_world.video.config import VideoConfig, check, check_share
+from gje_world.video.config import VideoConfig, check, check_share, split_clips
 from gje_world.video.evaluation import VideoEvaluation, VideoEvaluationConfig
 from gje_world.video.learner import LearningConfig, VideoLearner
 from gje_world.video.recording import RecordConfig, record
@@ -42,19 +42,27 @@ TINY = [
 def clips(tmp_path_factory):
     """Clips of a bright square that is pushed about by its actions, and slides on noise."""
     path = tmp_path_factory.mktemp("clips") / "pushed"
-    made = Clips.create(path, (3, 16, 16), 2, ("x", "y"))
     chance = np.random.default_rng(0)
-    for _ in range(60):
-        place, places = chance.uniform(3, 13, 2), []
-        actions = chance.uniform(-1, 1, (19, 2)).astype(np.float32)
-        for step in range(20):
-            places.append(place)
-            place = np.clip(place + 2 * actions[min(step, 18)] + chance.normal(0, 0.1, 2), 3, 13)
-        across = np.abs(np.arange(16) - np.array(places)[..., None])  # [T, 2, 16]
-        cover = np.clip(3 - across, 0, 1)
-        frames = (220 * cover[:, 1, :, None] * cover[:, 0, None, :] + 20).astype(np.uint8)
-        made.append(np.repeat(frames[:, None], 3, 1), actions, np.array(places, np.float32))
+    with Clips.create(path, (3, 16, 16), 2, ("x", "y")) as made:
+        for _ in range(60):
+            place, places = chance.uniform(3, 13, 2), []
+            actions = chance.uniform(-1, 1, (19, 2)).astype(np.float32)
+            for step in range(20):
+                places.append(place)
+                place = np.clip(place + 2 * actions[min(step, 18)] + chance.normal(0, 0.1, 2), 3, 13)
+            across = np.abs(np.arange(16) - np.array(places)[..., None])  # [T, 2, 16]
+            cover = np.clip(3 - across, 0, 1)
+            frames = (220 * cover[:, 1, :, None] * cover[:, 0, None, :] + 20).astype(np.uint8)
+            made.append(np.repeat(frames[:, None], 3, 1), actions, np.array(places, np.float32))
     return path
+
+
+def append(path: Path, length: int) -> None:
+    """One more clip, of black frames, to those."""
+    with Clips.create(path, (3, 16, 16), 2, ("x", "y")) as clips:
+        clips.append(
+            np.zeros((length, 3, 16, 16), np.uint8), np.zeros((length - 1, 2)), np.zeros((length, 2))
+        )
 
 
 def options(path: Path, clips: Path) -> list[str]:
@@ -105,8 +113,7 @@ def test_a_run_does_not_go_on_with_other_clips(whole, clips, capsys, tmp_path):
     more, run_dir = tmp_path / "clips", tmp_path / "run"
     shutil.copytree(clips, more)
     shutil.copytree(whole, run_dir)
-    other = Clips.open(more)
-    other.append(np.zeros((20, 3, 16, 16), np.uint8), np.zeros((19, 2)), np.zeros((20, 2)))
+    append(more, 20)
     config = (run_dir / "config.yaml").read_text()
     (run_dir / "config.yaml").write_text(config.replace(str(clips), str(more)))
     capsys.readouterr()
@@ -124,15 +131,16 @@ def test_the_share_held_by_regions_is_told_of_seen_and_of_held_out_clips(whole):
 def test_the_report_shows_futures_and_every_score(whole):
     report = (whole / "report.html").read_text()
     for title in ("Sampled futures", "as a film", "What could change", "How far ahead", "Calibration",
-                  "Surprise and retrieval", "State probes", "finished"):  # fmt: skip
+                  "How alike the pictures are", "Surprise and retrieval", "State probes",
+                  "finished"):  # fmt: skip
         assert title in report
     assert "Nothing measured yet" not in report and "The first evaluation" not in report
     films = list((whole / "films").glob("*.mp4"))
     assert films and all(film.stat().st_size < 1_000_000 for film in films)
     last = rows(whole)[-1]
     assert {"foresight/nll", "calibration/pit_1", "retrieval/mrr_5", "surprise/teleport", "probe/r2/x",
-            "probe/ahead_r2/y", "pictures/best_psnr", "embedding/std",
-            "embedding/between_clips"} <= last.keys()  # fmt: skip
+            "probe/ahead_r2/y", "pictures/best_psnr", "pictures/sample_ssim",
+            "retrieval/chance_mrr", "embedding/std", "embedding/between_clips"} <= last.keys()  # fmt: skip
 
 
 def test_a_tiny_world_is_learnt(clips, tmp_path):
@@ -303,9 +311,9 @@ def test_a_batch_that_ranks_cannot_share_is_refused():
 
 
 def test_clips_shorter_than_a_window_are_refused(capsys, tmp_path):
-    made = Clips.create(tmp_path / "short", (3, 16, 16))
-    for _ in range(3):
-        made.append(np.zeros((4, 3, 16, 16), np.uint8))
+    with Clips.create(tmp_path / "short", (3, 16, 16)) as made:
+        for _ in range(3):
+            made.append(np.zeros((4, 3, 16, 16), np.uint8))
     line = refused(capsys, *options(tmp_path / "run", tmp_path / "short"))
     assert "evaluation.horizon=5 needs clips of 9 frames" in line and "the longest has 4" in line
 
@@ -313,9 +321,60 @@ def test_clips_shorter_than_a_window_are_refused(capsys, tmp_path):
 def test_clips_too_short_for_a_window_are_left_out(capsys, clips, tmp_path):
     path = tmp_path / "mixed"
     shutil.copytree(clips, path)
-    Clips.open(path).append(np.zeros((4, 3, 16, 16), np.uint8), np.zeros((3, 2)), np.zeros((4, 2)))
+    append(path, 4)
     assert run(*options(tmp_path / "run", path)) == 0
     assert "1 of 61 clips are too short for a window and left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", [1, 30])
+def test_what_is_held_out_does_not_depend_on_how_far_ahead_is_evaluated(tmp_path, count):
+    """Else a run that goes on with another horizon is measured on clips that it has learnt from."""
+    with Clips.create(tmp_path, (3, 16, 16)) as made:
+        for clip in range(count):
+            made.append(np.zeros((200 if count == 1 else 8 + clip, 3, 16, 16), np.uint8), source=str(clip))
+    learnt, held = [], []
+    for horizon in (1, 5, 9):
+        config = VideoConfig(evaluation=VideoEvaluationConfig(horizon=horizon))
+        seen, held_out = split_clips(config, made)
+        before = config.frame_stack - 1 + config.predictor.history
+        assert seen.lengths.min() >= before + config.learning.horizon
+        assert held_out.lengths.min() >= before + horizon
+        learnt.append({tuple(rows) for rows in seen.intervals.tolist()})
+        held.append({tuple(rows) for rows in held_out.intervals.tolist()})
+    assert learnt[0] == learnt[1] == learnt[2]
+    assert held[0] >= held[1] >= held[2] and not learnt[0] & held[0]
+
+
+def test_it_is_told_which_part_of_the_clips_is_too_short(tmp_path):
+    with Clips.create(tmp_path, (3, 16, 16)) as made:
+        for length in (40, 12, 12, 12):
+            made.append(np.zeros((length, 3, 16, 16), np.uint8))
+    config = VideoConfig(evaluation=VideoEvaluationConfig(horizon=20))
+    with pytest.raises(
+        ConfigError, match=r"evaluation\.horizon=20 needs .* that is (held out|learnt from) has 12"
+    ):
+        split_clips(config, made)
+
+
+def test_a_run_among_the_films_it_learns_from_is_refused(capsys, tmp_path):
+    films = tmp_path / "films"
+    films.mkdir()
+    arguments = [*TINY, "data=films", f"data.path={films}", f"data.cache={tmp_path / 'cache'}"]
+    line = refused(capsys, *arguments, f"run_dir={films / 'run'}")
+    assert f"run_dir={films / 'run'} must not lie in data.path={films}" in line
+    assert not (films / "run").exists()
+
+
+def test_what_is_learnt_fits_the_dimension_of_a_loaded_encoder(tmp_path):
+    for dim in (1, 6):
+        make_encoder("conv", 9, dim, 64, width=4).save(tmp_path / str(dim))
+    config = VideoConfig(belief=BeliefConfig("polar"))
+    check(config)
+    config.encoder.path = str(tmp_path / "1")
+    with pytest.raises(ConfigError, match="belief=polar needs an embedding dimension of at least 2, got 1"):
+        check(config)
+    config.encoder.path, config.encoder.dim = str(tmp_path / "6"), 1
+    check(config)
 
 
 def test_a_folder_without_a_readable_film_is_refused(capsys, tmp_path):
