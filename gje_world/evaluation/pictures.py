@@ -1,4 +1,4 @@
-"""How alike are decoded futures and what was seen? PSNR and SSIM of the mean, and of the best of several."""
+"""How alike are decoded futures and what was seen? PSNR and SSIM of the mean, of samples, of the best one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def gallery_scores(gallery: Gallery) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def picture_scores(mean: Tensor, samples: Tensor, truth: Tensor) -> dict[str, Tensor]:
-    """PSNR (dB) and SSIM at each of `H` steps ahead, `[H]`: of the mean, and of the best of `S` samples.
+    """PSNR (dB) and SSIM at each of `H` steps ahead, `[H]`: of the mean, of `S` samples on average, and of
+    the best of them.
 
     The best is one sampled future of each clip, that of the highest mean score over the steps.
 
@@ -43,6 +44,7 @@ def picture_scores(mean: Tensor, samples: Tensor, truth: Tensor) -> dict[str, Te
         of_each = torch.stack(
             [torch.stack([score(s, b) for s in drawn]) for drawn, b in zip(samples, truth, strict=True)]
         )  # [H, S, N]
+        found[f"sample_{name}"] = of_each.mean((1, 2))
         best = of_each.mean(0).argmax(0)
         found[f"best_{name}"] = of_each[:, best, torch.arange(len(best))].mean(1)
     return found

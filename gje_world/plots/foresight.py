@@ -79,6 +79,28 @@ def calibration(rows: Rows) -> Figure | None:
 
 
 @styled
+def pictures(rows: Rows) -> Figure | None:
+    """PSNR and SSIM of decoded futures by step ahead: the mean, samples, and the best of the samples."""
+    row = last_evaluation(rows)
+    if row is None or "pictures/psnr" not in row:
+        return None
+    figure = Figure(figsize=(7.2, 2.4), layout="constrained")
+    for axes, name, title in zip(figure.subplots(1, 2), ("psnr", "ssim"), ("PSNR (dB)", "SSIM"), strict=True):
+        for prefix, color, word in (
+            ("", BLUE, "mean"),
+            ("sample_", ORANGE, "samples, on average"),
+            ("best_", GREEN, "best of the samples"),
+        ):
+            if (found := row.get(f"pictures/{prefix}{name}")) is not None:
+                steps = np.arange(1, len(found) + 1)
+                axes.plot(steps, numbers(found), "o-", color=color, markersize=3, label=word)
+        axes.set(title=title, xlabel="steps ahead")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend()
+    return figure
+
+
+@styled
 def surprise_and_retrieval(rows: Rows) -> Figure | None:
     """AUROC of impossible events, and how well a belief finds its own future."""
     row = last_evaluation(rows)
@@ -94,12 +116,22 @@ def surprise_and_retrieval(rows: Rows) -> Figure | None:
     colors = [BLUE if name.startswith("surprise/") else GREEN for name in names]
     values = numbers(row[name] for name in names)
     axes.barh(words, values, color=colors, height=0.6)
-    for place, value in enumerate(values):
-        axes.text(value, place, f" {value:.3f}", va="center", fontsize=7.5)
+    for place, (name, value) in enumerate(zip(names, values, strict=True)):
+        told = retrieval_words(row, name.rpartition("_")[2]) if name.startswith("retrieval/") else ""
+        axes.text(value, place, f" {value:.3f}{told and f' ({told})'}", va="center", fontsize=7.5)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    axes.set_xlim(0, 1.1)
+    axes.set_xlim(0, 1.5)
+    axes.set_xticks(np.linspace(0, 1, 6))
     return figure
+
+
+def retrieval_words(row: Mapping[str, Any], step: int | str) -> str:
+    """What a mean reciprocal rank is to be held against: the rank, and chance."""
+    if "retrieval/candidates" not in row:  # a run of an earlier version
+        return ""
+    rank, candidates = row[f"retrieval/rank_{step}"], row["retrieval/candidates"]
+    return f"mean rank {rank:.1f} of {candidates}, chance {row['retrieval/chance_mrr']:.3f}"
 
 
 @styled

@@ -41,11 +41,19 @@ FIGURES: tuple[tuple[str, str, str, Callable[[Rows], Figure | None]], ...] = (
         foresight.calibration,
     ),
     (
+        "pictures",
+        "How alike the pictures are",
+        "Decoded futures of held-out clips beside what happened: that of the mean, sampled futures, and of "
+        "each clip the sample that is most alike over all steps. Higher is more alike; where several "
+        "futures are possible, the mean of them is a blur and only the best sample can be right.",
+        foresight.pictures,
+    ),
+    (
         "surprise",
         "Surprise and retrieval",
         "How reliably −log p tells what cannot happen from what did (AUROC), and how high a belief ranks its "
         "own future among those of other clips and other moments of its own, beyond one step by the Gaussian "
-        "of its mean and covariance.",
+        "of its mean and covariance. A mean reciprocal rank is to be held against that of chance.",
         foresight.surprise_and_retrieval,
     ),
     (
@@ -171,6 +179,10 @@ def tiles(rows: Rows, update: int, total: int) -> list[Tile]:
         Tile(number("foresight/horizon", 0), "steps ahead better than the marginal"),
         Tile(bias, "coverage minus nominal, one step ahead, largest"),
         Tile(number("surprise/all", 3), "surprise AUROC"),
+        Tile(
+            number("retrieval/mrr_1", 3),
+            f"mean reciprocal rank one step ahead; {foresight.retrieval_words(row, 1) or 'chance unknown'}",
+        ),
         Tile(f"{update:,}", f"of {total:,} updates"),
         Tile(elapsed, "elapsed"),
     ]

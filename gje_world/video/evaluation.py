@@ -17,7 +17,7 @@ from gje_world.evaluation.collapse import between_clips
 from gje_world.evaluation.foresight import Foresight, foresight, likelihood, marginal_gaussian
 from gje_world.evaluation.heatmap import occlusion_heatmap
 from gje_world.evaluation.pictures import Gallery, gallery_scores
-from gje_world.evaluation.retrieval import mean_reciprocal_rank, retrieval_ranks
+from gje_world.evaluation.retrieval import chance_reciprocal_rank, mean_reciprocal_rank, retrieval_ranks
 from gje_world.evaluation.scores import LEVELS
 from gje_world.evaluation.surprise import surprise_auroc
 from gje_world.networks.decoder import Decoder
@@ -110,8 +110,10 @@ class VideoEvaluation:
             when = past + step - 1
             others = torch.cat([held_out.z[:, :when], held_out.z[:, when + 1 :]], 1).transpose(0, 1)
             ranks = retrieval_ranks(likelihood(beliefs[step - 1]), target[step - 1], others)
-            row[f"retrieval/rank_{step}"] = ranks.float().mean()
+            row[f"retrieval/rank_{step}"] = ranks.mean()
             row[f"retrieval/mrr_{step}"] = mean_reciprocal_rank(ranks)
+            row["retrieval/candidates"] = candidates = len(target[0]) + len(others)
+            row["retrieval/chance_mrr"] = chance_reciprocal_rank(candidates)
         check()
         window = model.frame_stack + past
         frames = self.held_out.frames[:, :window].to(held_out.z.device)

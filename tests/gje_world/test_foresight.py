@@ -6,7 +6,7 @@ import torch
 from gje_world.beliefs import CovarianceGaussian, DiagonalGaussian, Pool
 from gje_world.evaluation.foresight import foresight, likelihood, marginal_gaussian, region_mass
 from gje_world.evaluation.pictures import picture_scores
-from gje_world.evaluation.retrieval import mean_reciprocal_rank, retrieval_ranks
+from gje_world.evaluation.retrieval import chance_reciprocal_rank, mean_reciprocal_rank, retrieval_ranks
 from gje_world.evaluation.surprise import EVENTS, auroc, surprise_auroc
 from gje_world.propagation import propagate
 
@@ -127,6 +127,25 @@ def test_a_belief_that_knows_finds_its_own_future_and_one_that_does_not_finds_it
     torch.testing.assert_close(mean_reciprocal_rank(torch.tensor([1, 2, 4])), torch.tensor(1.75 / 3))
 
 
+@pytest.mark.parametrize("make", [DiagonalGaussian, CovarianceGaussian])
+def test_where_all_embeddings_are_alike_no_future_is_found(make):
+    """Ties count half: every rank is in the middle, and its reciprocal below that of chance."""
+    spread = torch.ones(100, D) if make is DiagonalGaussian else torch.eye(D).expand(100, D, D)
+    ranks = retrieval_ranks(make(torch.zeros(100, D), spread), torch.zeros(100, D), torch.zeros(20, 100, D))
+    assert ranks.tolist() == [60.5] * 100
+    assert mean_reciprocal_rank(ranks) < chance_reciprocal_rank(120)
+    lost = DiagonalGaussian(torch.full((3, D), torch.nan), torch.ones(3, D))
+    assert retrieval_ranks(lost, torch.zeros(3, D), torch.zeros(1, 3, D)).tolist() == [4] * 3
+
+
+def test_a_rank_by_chance_has_the_reciprocal_told():
+    assert chance_reciprocal_rank(3) == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
+    torch.manual_seed(0)
+    ignorant = DiagonalGaussian(torch.zeros(400, D), torch.ones(400, D))  # each has the same order
+    ranks = retrieval_ranks(ignorant, torch.randn(400, D), torch.empty(0, 400, D))
+    assert float(mean_reciprocal_rank(ranks)) == pytest.approx(chance_reciprocal_rank(400), rel=1e-5)
+
+
 def test_auroc_counts_pairs_and_ties_as_half():
     negative, positive = torch.tensor([-1e6, 0.0, 3.0, 3.0]), torch.tensor([3.0, 1e6])
     pairs = positive[:, None] - negative
@@ -173,4 +192,6 @@ def test_the_best_of_several_pictures_is_no_worse_than_any_and_the_truth_itself_
     error = (noisy[0].float() - truth.float()).square().mean((2, 3, 4))
     expected = (10 * (255**2 / error).log10()).mean(1)
     torch.testing.assert_close(scores["psnr"], expected, atol=1e-3, rtol=1e-4)
+    each = torch.stack([picture_scores(one, one.unsqueeze(1), truth)["psnr"] for one in noisy])
+    torch.testing.assert_close(scores["sample_psnr"], each.mean(0))
     torch.testing.assert_close(picture_scores(truth, truth.unsqueeze(1), truth)["ssim"], torch.ones(2))
