@@ -121,7 +121,7 @@ def surprise_and_retrieval(rows: Rows) -> Figure | None:
         axes.text(value, place, f" {value:.3f}{told and f' ({told})'}", va="center", fontsize=7.5)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    axes.set_xlim(0, 1.5)
+    axes.set_xlim(0, 1.7)
     axes.set_xticks(np.linspace(0, 1, 6))
     return figure
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -135,6 +136,7 @@ def test_the_report_shows_futures_and_every_score(whole):
                   "finished"):  # fmt: skip
         assert title in report
     assert "Nothing measured yet" not in report and "The first evaluation" not in report
+    assert re.search(r"mean reciprocal rank one step ahead; mean rank [\d.]+ of 23, chance 0\.162", report)
     films = list((whole / "films").glob("*.mp4"))
     assert films and all(film.stat().st_size < 1_000_000 for film in films)
     last = rows(whole)[-1]
