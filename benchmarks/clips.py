@@ -28,13 +28,13 @@ def main() -> None:
     shape = (3, arguments.size, arguments.size)
     generator = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
-        clips = Clips.create(Path(folder), shape, action_dim=2, state_names=("x", "y"))
-        for _ in range(arguments.episodes):
-            clips.append(
-                generator.integers(256, size=(arguments.length, *shape), dtype=np.uint8),
-                np.zeros((arguments.length - 1, 2)),
-                np.zeros((arguments.length, 2)),
-            )
+        with Clips.create(Path(folder), shape, action_dim=2, state_names=("x", "y")) as clips:
+            for _ in range(arguments.episodes):
+                clips.append(
+                    generator.integers(256, size=(arguments.length, *shape), dtype=np.uint8),
+                    np.zeros((arguments.length - 1, 2)),
+                    np.zeros((arguments.length, 2)),
+                )
         batches = clip_batches(clips, seed=0, batch=32, length=16)(0)
         next(batches)
         start = time.perf_counter()
