@@ -63,6 +63,9 @@ def over_ranks(module: nn.Module) -> None:
                 )
             made = GlobalBatchNorm(child.num_features, child.eps, child.momentum, child.affine)
             made.load_state_dict(child.state_dict())
+            made.train(child.training)
+            for own, replaced in zip(made.parameters(), child.parameters(), strict=True):
+                own.requires_grad_(replaced.requires_grad)  # none in moving averages
             setattr(module, name, made)
         else:
             over_ranks(child)

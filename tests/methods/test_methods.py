@@ -22,15 +22,13 @@ NARROW = {
 WITHOUT_GRADIENT = ("target_", "teacher_", "average.")
 
 
-def narrow(name: str, **options):
+def narrow(name: str, encoder: str = "conv", **options):
     torch.manual_seed(0)
-    patches = METHODS[name].needs_patches
-    encoder = (
-        make_encoder("vit_tiny", 3, None, 16, depth=1)
-        if patches
-        else make_encoder("conv", 3, 16, 16, width=8)
-    )
-    return make_method(name, encoder, 10, **NARROW[name] | options)
+    if METHODS[name].needs_patches:
+        made = make_encoder("vit_tiny", 3, None, 16, depth=1)
+    else:
+        made = make_encoder(encoder, 3, 16, 16, width=8 if encoder == "conv" else 4)
+    return make_method(name, made, 10, **NARROW[name] | options)
 
 
 def views(batch: int = 8) -> list[torch.Tensor]:
