@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import logging
+import lzma
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -87,7 +89,7 @@ class Decoded(Dataset):
     def __getitem__(self, index: int) -> Tensor | str:
         try:
             return decode(self.source.read(index), self.size)
-        except (ValueError, OSError, zipfile.BadZipFile) as error:
+        except (ValueError, OSError) as error:
             return str(error)
 
 
@@ -175,6 +177,8 @@ def survived(loader: DataLoader) -> Any:
 def folder_of_images(path: Path) -> Encoded:
     """Images in a folder: `<class>/…`, or `train/<class>/…` and `test/<class>/…`, or without classes.
 
+    An image that lies beside the folders of classes has the label -1.
+
     Raises:
         ConfigError: there are none.
     """
@@ -212,17 +216,19 @@ def arranged(
     if not inner:
         raise ConfigError(f"data.path={path} holds no images ({', '.join(sorted(SUFFIXES))})")
     parts = [each.parts for each in inner]
-    while all(len(each) > 2 for each in parts) and len({each[0] for each in parts}) == 1:
-        parts = [each[1:] for each in parts]  # all lies in one folder, such as the data set's name
+    while any(len(each) > 2 for each in parts) and len({each[0] for each in parts if len(each) > 1}) == 1:
+        # all folders lie in one, such as the data set's name; an image outside stays where it is
+        parts = [each[1:] if len(each) > 1 else each for each in parts]
     held_out = None
     if {each[0].lower() for each in parts} & set(TRAIN) and {each[0].lower() for each in parts} & set(TEST):
         held_out = [each[0].lower() in TEST for each in parts]
         parts = [each[1:] for each in parts]
-    if not all(len(each) > 1 for each in parts):
+    classes = sorted({each[0] for each in parts if len(each) > 1})
+    if not classes:
         return Encoded(read, names, held_out=held_out)
-    classes = sorted({each[0] for each in parts})
     place = {name: index for index, name in enumerate(classes)}
-    return Encoded(read, names, [place[each[0]] for each in parts], classes, held_out)
+    labels = [place[each[0]] if len(each) > 1 else -1 for each in parts]
+    return Encoded(read, names, labels, classes, held_out)
 
 
 class ReadFiles:
@@ -236,7 +242,11 @@ class ReadFiles:
 
 
 class ReadZip:
-    """Bytes of the `i`-th of a zip's members; each process opens the zip for itself."""
+    """Bytes of the `i`-th of a zip's members; each process opens the zip for itself.
+
+    Raises:
+        ValueError: the member is damaged, encrypted, or compressed in a way that Python cannot undo.
+    """
 
     def __init__(self, path: Path, members: Sequence[str]):
         self.path, self.members = path, members
@@ -245,7 +255,10 @@ class ReadZip:
     def __call__(self, index: int) -> bytes:
         if self.opened is None:
             self.opened = zipfile.ZipFile(self.path)
-        return self.opened.read(self.members[index])
+        try:
+            return self.opened.read(self.members[index])
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
+            raise ValueError(str(error) or type(error).__name__) from error  # encrypted: a RuntimeError
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "members": self.members, "opened": None}

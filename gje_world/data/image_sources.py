@@ -89,7 +89,11 @@ def load_images(config: DataConfig, seed: int, make_env: Callable[[DataConfig], 
         split = read(config, seed, make_env, progress)
     if config.licence is not None:
         split.licence = config.licence
-    if config.subset is not None and config.subset < len(split.train):
+    if config.subset is not None:
+        if config.subset > len(split.train):
+            raise ConfigError(
+                f"data.subset={config.subset} must be at most the {len(split.train)} training images"
+            )
         generator = torch.Generator().manual_seed(0)
         split.train = split.train.pick(torch.randperm(len(split.train), generator=generator)[: config.subset])
     for name, part in (("train", split.train), ("test", split.test)):

@@ -8,6 +8,7 @@ import pickle
 import signal
 import tarfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from gje_world.data.decoding import (
     require_memory,
     zip_of_images,
 )
+from gje_world.data.image_sources import DataConfig, labelled, load_images
 from gje_world.data.images import ShuffledBatches
 from gje_world.data.official import cifar, stl10
 from gje_world.options import ConfigError
@@ -142,6 +144,69 @@ def test_a_broken_file_stops_or_is_left_out_by_name(tmp_path, caplog):
     split = decode_all(folder_of_images(tmp_path), 8, skip_broken=True, workers=0)
     assert "train/cat/1.png is broken and left out" in caplog.text
     assert sorted(values(split.train)) == [0, 2, 10, 11, 12]
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [("deflate", "Error -3 while decompressing"), ("encrypted", "encrypted"), ("method", "not supported")],
+)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_member_of_a_zip_stops_or_is_left_out_by_name(harm, reason, workers, tmp_path, caplog):
+    tree(tmp_path / "set")
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for each in sorted((tmp_path / "set").rglob("*.png")):
+            file.write(each, each.relative_to(tmp_path / "set"))
+        broken = file.getinfo("train/cat/1.png")
+    content = bytearray(path.read_bytes())
+    entry = content.rindex(b"train/cat/1.png") - 46  # in the directory at the end
+    if harm == "deflate":
+        start = broken.header_offset + 30 + len(broken.filename)
+        content[start : start + 4] = b"\xff" * 4
+    elif harm == "encrypted":
+        content[entry + 8] |= 1
+        content[broken.header_offset + 6] |= 1
+    else:
+        content[entry + 10] = 97
+    path.write_bytes(content)
+    with pytest.raises(BrokenImageError, match=rf"a.zip:train/cat/1.png is broken \(.*{reason}"):
+        decode_all(zip_of_images(path), 8, skip_broken=False, workers=workers)
+    split = decode_all(zip_of_images(path), 8, skip_broken=True, workers=workers)
+    assert "a.zip:train/cat/1.png is broken and left out" in caplog.text
+    assert sorted(values(split.train)) == [0, 2, 10, 11, 12]
+
+
+@pytest.mark.parametrize("stray", ["logo.png", "set/logo.png", "set/train/logo.png"])
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_an_image_outside_the_classes_has_no_label_and_the_others_keep_theirs(kind, stray, tmp_path):
+    tree(tmp_path / "images" / "set")
+    (tmp_path / "images" / stray).write_bytes(picture(99))
+    if kind == "folder":
+        source = folder_of_images(tmp_path / "images")
+    else:
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+            for each in (tmp_path / "images").rglob("*.png"):
+                file.write(each, each.relative_to(tmp_path / "images"))
+        source = zip_of_images(tmp_path / "a.zip")
+    split = decode_all(source, 8, skip_broken=False, workers=0)
+    assert split.train.labels[split.train.pixels[:, 0, 0, 0] == 99].tolist() == [-1]
+    assert values(labelled(split.train)) == {0: "cat", 1: "cat", 2: "cat", 10: "ape", 11: "ape", 12: "ape"}
+    assert values(split.test) == {20: "cat", 30: "ape"}
+
+
+def test_images_without_folders_have_no_labels(tmp_path):
+    for value in range(10):
+        (tmp_path / f"{value}.png").write_bytes(picture(value))
+    assert decode_all(folder_of_images(tmp_path), 8, skip_broken=False, workers=0).train.labels is None
+
+
+def test_a_subset_larger_than_the_data_is_refused(tmp_path):
+    tree(tmp_path)
+    config = DataConfig(name="folder", path=str(tmp_path), image_size=8, subset=7)
+    with pytest.raises(ConfigError, match=r"data\.subset=7 must be at most the 6 training images"):
+        load_images(config, 0, make_env=None)
+    assert len(load_images(replace(config, subset=6), 0, make_env=None).train) == 6
+    assert len(load_images(replace(config, subset=2), 0, make_env=None).train) == 2
 
 
 def kill_itself(index: int) -> bytes:
