@@ -36,8 +36,6 @@ class GlobalBatchNorm(nn.BatchNorm1d):
         """Draw the running statistics after those `[F]` of a batch of `count` values for each feature."""
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
-        if not self.track_running_stats:  # as while a chunk is encoded once more
-            return
         self.num_batches_tracked.add_(1)
         momentum = 0.1 if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, momentum)

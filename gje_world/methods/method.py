@@ -71,28 +71,38 @@ class Method(Learner):
         return min(1.0, update / max(1, self.updates))
 
     @property
+    def exported(self) -> Encoder:
+        """The encoder that is measured and left behind: its own, unless a paper has another."""
+        return self.encoder
+
+    @property
     def predictor(self) -> ViewPredictor | None:
         """What learnt to believe beside the encoder, to be exported with it; None where nothing did."""
         return None
 
 
 def encoded_again(module: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
-    """What a chunk is encoded in at first, and once more: there running statistics have seen it already."""
+    """What a chunk is encoded in at first, and once more: there running statistics have seen it already.
+
+    It falls to copies of them: a checkpoint must be recomputed by the same operations.
+    """
 
     @contextmanager
     def again() -> Iterator[None]:
-        norms = [
-            m
-            for m in module.modules()
-            if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) and m.track_running_stats
+        kept = [
+            (norm, dict(norm.named_buffers(recurse=False)))
+            for norm in module.modules()
+            if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
         ]
-        for norm in norms:
-            norm.track_running_stats = False
+        for norm, buffers in kept:
+            for name, buffer in buffers.items():
+                setattr(norm, name, buffer.clone())
         try:
             yield
         finally:
-            for norm in norms:
-                norm.track_running_stats = True
+            for norm, buffers in kept:
+                for name, buffer in buffers.items():
+                    setattr(norm, name, buffer)
 
     return nullcontext(), again()
 
