@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from gje_world.beliefs.config import BeliefConfig, check_belief
 from gje_world.methods import METHODS, Method, make_method, method_options
 from gje_world.networks import Encoder
 from gje_world.objectives.config import ObjectiveConfig, check_objective, keywords
-from gje_world.options import ConfigError, given, option
+from gje_world.options import ConfigError, given, option, require_at_least
 
 ANY_DIM = 64  # of an embedding whose options are checked before its dimension is known
+SIZES = (
+    *("dim", "projector_hidden", "hidden", "predictor_hidden"),
+    *("prototypes", "decoder_width", "decoder_depth"),
+)
+WEIGHTS = ("invariance", "variance", "covariance", "redundancy", "patch_weight")
+TEMPERATURES = ("temperature", "student_temperature", "teacher_temperature")
 
 
 @dataclass
@@ -52,11 +59,7 @@ def build_method(
     """
     if config.name not in METHODS:
         raise ConfigError(f"method={config.name} must be one of {', '.join(METHODS)}")
-    for name, value in given(config).items():
-        if isinstance(value, int | float) and not value > 0:
-            raise ConfigError(f"method.{name}={value} must be above 0")
-    if config.mask_ratio is not None and not config.mask_ratio < 1:
-        raise ConfigError(f"method.mask_ratio={config.mask_ratio} must be below 1")
+    check_bounds(config)
     options = given(config)
     takes = method_options(config.name)
     if "objective" in takes:
@@ -67,3 +70,22 @@ def build_method(
         return make_method(options.pop("name"), encoder, updates, chunk=chunk, **options)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def check_bounds(config: MethodConfig) -> None:
+    """Refuses numbers that no method can have.
+
+    Raises:
+        ConfigError: the first one found, with its bounds.
+    """
+    require_at_least(1, config, *SIZES, prefix="method.")
+    require_at_least(0, config, *WEIGHTS, prefix="method.")
+    for name, value in given(config).items():
+        if name in TEMPERATURES and not value > 0:
+            raise ConfigError(f"method.{name}={value} must be above 0")
+        if name in (*WEIGHTS, *TEMPERATURES) and value == math.inf:
+            raise ConfigError(f"method.{name}={value} must be finite")
+    if config.momentum is not None and not 0 <= config.momentum < 1:
+        raise ConfigError(f"method.momentum={config.momentum} must be at least 0 and below 1")
+    if config.mask_ratio is not None and not 0 < config.mask_ratio < 1:
+        raise ConfigError(f"method.mask_ratio={config.mask_ratio} must be above 0 and below 1")
