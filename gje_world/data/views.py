@@ -29,7 +29,7 @@ class AugmentConfig:
     """How views are drawn (config group `augment`); probabilities and ranges of two values are per view."""
 
     name: str = option("simclr", "set by the group: augment=simclr")
-    crop: list[float] = per_view([0.2, 1.0], "smallest and largest area of a crop, as a share of the image")
+    crop: list[float] = per_view([0.08, 1.0], "smallest and largest area of a crop, as a share of the image")
     aspect: float = option(4 / 3, "largest ratio of a crop's sides")
     flip: float = option(0.5, "probability of a horizontal flip")
     jitter: list[float] = per_view(
