@@ -40,7 +40,7 @@ class GJE(Method):
         objective: Mapping[str, Any] | None = None,
         belief: Mapping[str, Any] | None = None,
         dim: int = 128,
-        projector_hidden: int = 2048,
+        projector_hidden: int = 512,
         hidden: int = 256,
         **common: Any,
     ):

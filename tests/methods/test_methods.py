@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
+from pathlib import Path
+
 import pytest
 import torch
+from omegaconf import OmegaConf
 
-from gje_world.methods import METHODS, make_method
+import configs
+from gje_world.methods import METHODS, Method, make_method
 from gje_world.networks import make_encoder
+from gje_world.predictor import ViewPredictor
+
+CONFIGS = Path(configs.__file__).parent / "pretrain" / "method"
 
 NARROW = {
     "gje": {"dim": 8, "projector_hidden": 16, "hidden": 16},
@@ -68,6 +77,45 @@ def test_chunks_have_the_gradient_of_the_whole_batch(name):
         gradients.append(torch.cat([p.grad.flatten() for p in method.parameters() if p.grad is not None]))
     whole, parts = gradients
     assert (parts - whole).norm() < 3e-6 * whole.norm()  # of float32
+
+
+@pytest.mark.parametrize("name", ["simclr", "byol"])
+def test_running_statistics_see_each_chunk_once(name):
+    """Not once more while a chunk is encoded again on the way back."""
+    method = narrow(name, "resnet18", chunk=4)
+    alone = copy.deepcopy(method.encoder)
+    (group,) = views()
+    loss, _ = method([group])
+    loss.backward()
+    with torch.no_grad():
+        for chunk in group.flatten(0, 1).split(4):
+            alone(chunk)
+    found, expected = dict(method.encoder.named_buffers()), dict(alone.named_buffers())
+    assert all(value == 4 for buffer, value in found.items() if buffer.endswith("num_batches_tracked"))
+    torch.testing.assert_close(found, expected)
+
+
+def signature_defaults(kind: type) -> dict[str, object]:
+    return {name: p.default for name, p in inspect.signature(kind).parameters.items()}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_command_has_the_defaults_of_the_method(name):
+    own = signature_defaults(METHODS[name])
+    for parent in METHODS[name].__mro__[1:-1]:
+        if issubclass(parent, Method):
+            own = signature_defaults(parent) | own
+    written = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{name}.yaml"))
+    assert written.pop("name") == name
+    assert {option: own[option] for option in written} == {
+        option: pytest.approx(value) for option, value in written.items()
+    }
+
+
+def test_gje_has_the_defaults_of_its_predictor():
+    own, predictors = signature_defaults(METHODS["gje"]), signature_defaults(ViewPredictor)
+    for option in ("projector_hidden", "hidden", "dim"):
+        assert own[option] == predictors[option]
 
 
 OBJECTIVES = {
