@@ -50,7 +50,8 @@ def run_command(
     """Compose the configuration `name`, typed by the dataclass `schema`, and hand it to `work`.
 
     Arguments:
-        about: what the command does and examples of it, printed by `--help` above the options.
+        about: what the command does and examples of it, printed by `--help` above the options, whose values
+            are those that would run.
         arguments: what stands after the command; None: all that was typed after the program's name.
         errors: that the user can put right, beyond those every command has.
 
@@ -59,9 +60,8 @@ def run_command(
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     ConfigStore.instance().store(name=f"{name}_schema", node=schema)
-    if {"--help", "-h"} & set(arguments):
-        print(help_text(name, schema(), about))
-        return 0
+    helping = bool({"--help", "-h"} & set(arguments))
+    arguments = [argument for argument in arguments if argument not in ("--help", "-h")]
     for argument in arguments:
         if argument.startswith("-") and argument.partition("=")[0] not in FLAGS:
             return fail(f"unknown flag {argument}; options are written name=value, --help lists them")
@@ -69,12 +69,17 @@ def run_command(
             return fail(f"{argument}: nothing can be added or removed; options are written name=value")
     if message := unknown_choice(name, schema(), arguments):
         return fail(message)
+    if helping:
+        arguments = [argument for argument in arguments if not argument.startswith("-") and "=" in argument]
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     for package in ("agents", "envs", "gje_world"):
         logging.getLogger(package).setLevel(logging.INFO)
     # Hydra's own report of an error runs over many lines; raised, it can be put in one
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
+        if helping:
+            print(help_text(name, schema(), about, arguments))
+            return 0
         # none where Hydra only showed the configuration; +name=value would add what the schema has not
         asked = [OmegaConf.to_object(OmegaConf.merge(schema, config)) for config in compose(name, arguments)]
     except (HydraException, OmegaConfBaseException) as error:
@@ -114,8 +119,11 @@ def fail(message: str, status: int = 2) -> int:
     return status
 
 
-def help_text(command: str, config: Any, about: str) -> str:
-    """What `--help` prints: what the command does, its groups, and each option with default and meaning."""
+def help_text(command: str, config: Any, about: str, arguments: Sequence[str]) -> str:
+    """What `--help` prints: what the command does, its groups, and each option with value and meaning.
+
+    Values are the defaults, or what `arguments` make of them.
+    """
     lines = [about.strip(), ""]
     groups = groups_of(command, config)
     if groups:
@@ -125,13 +133,13 @@ def help_text(command: str, config: Any, about: str) -> str:
                 ", ".join(choices), HELP_WIDTH, initial_indent=f"  {name:<10} ", subsequent_indent=" " * 13
             )
         lines.append("")
-    (composed,) = compose(command, [])  # whose groups and preset may say other than the schema
+    (composed,) = compose(command, arguments)  # whose groups and preset may say other than the schema
     options = []
     for name, value, help in described(config):
         told = OmegaConf.select(composed, name, throw_on_missing=False)
         options.append((name, "(needed)" if value == MISSING and told is None else as_text(told), help))
     width = max(len(f"{name}={value}") for name, value, _ in options)
-    lines.append("Options (name=default):")
+    lines.append(f"Options (name={'value' if arguments else 'default'}):")
     lines += [f"  {f'{name}={value}':<{width}}  {help}" for name, value, help in options]
     return "\n".join(lines)
 
