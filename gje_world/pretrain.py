@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -49,13 +50,16 @@ gje-pretrain: learn an encoder from views of images, and leave it where load_enc
   gje-pretrain data=cifar10 data.path=cifar-10-binary.tar.gz method=gje objective=gje_joint belief=low_rank
   gje-pretrain method=mae encoder=vit_tiny augment=mae
 
-Frames are viewed by augment=frames, photographs by their method's recipe (byol, dino, mae) or augment=simclr.
+Frames are viewed by augment=frames, and learnt from in 250 updates (preset=default). Photographs are viewed
+by their method's recipe (byol, dino, mae) or augment=simclr, and learnt from in 20,000 updates, 100 epochs of
+CIFAR-10 (preset=photographs). --help after any words shows what they would run.
 The run directory holds report.html, metrics.jsonl, checkpoints/ and, at the end, encoder/. The same command
 on the same run directory goes on where it stopped.
 """
 RECIPES = {"byol": "byol", "dino": "dino", "mae": "mae", "masked_gje": "mae"}  # of photographs; simclr else
 CENTRING_IMAGES = 1_000  # that pixels are normalised by
 BELIEF_IMAGES = 512  # held out, that calibration is measured on
+FEW_EPOCHS = 10  # below which a run warns at its start
 UNLIKE_IMAGES = 500  # of noise, textures and digits each, that the probe report tells from held-out ones
 
 
@@ -93,7 +97,9 @@ class PretrainConfig:
     run_dir: str | None = option(
         None, "where all is written; null: runs/pretrain/<data>/<method>-<encoder>-seed<seed>"
     )
-    batch_size: int = option(256, "images an update learns from, over all devices")
+    batch_size: int = option(
+        256, "images of a batch, over all devices; an update takes engine.accumulate batches"
+    )
     chunk: int | None = option(None, "views encoded at once, by gradient caching; null: all of a device's")
     probe_images: int = option(5_000, "most training images that probes are fitted to at an evaluation")
     data: DataConfig = group(DataConfig)
@@ -205,7 +211,8 @@ def pretrain(config: PretrainConfig) -> int:
             training.evaluation_owed = True  # of the untrained encoder, to compare with
         training.announce(
             f"{len(data.train):,} images to learn from, {len(data.test):,} held out; "
-            f"{sum(p.numel() for p in learner.method.encoder.parameters()):,} parameters of the encoder"
+            f"{sum(p.numel() for p in learner.method.encoder.parameters()):,} parameters of the encoder\n"
+            + length(config, len(data.train))
         )
         finished = training.train(stop)
         if finished and fabric.is_global_zero:
@@ -213,6 +220,21 @@ def pretrain(config: PretrainConfig) -> int:
             probe = probe_report(path, data, config, fabric)
             print(f"report: {run.report}\nprobe: {probe}\nencoder: {path / 'encoder'}")
     return 0 if finished else stop.status
+
+
+def epochs(config: PretrainConfig, images: int) -> float:
+    """How often the whole run learns from each of so many images."""
+    return config.engine.updates * config.engine.accumulate * config.batch_size / images
+
+
+def length(config: PretrainConfig, images: int) -> str:
+    """How long the run is, and a warning where that is hardly enough to learn from so many images."""
+    found = epochs(config, images)
+    told = f"{config.engine.updates:,} updates, {found:,.1f} epochs of these images"
+    if found >= FEW_EPOCHS:
+        return told
+    enough = math.ceil(FEW_EPOCHS * config.engine.updates / found)
+    return f"warning: {told}, is short; engine.updates={enough} would be {FEW_EPOCHS} epochs"
 
 
 def evaluate(
@@ -226,10 +248,10 @@ def evaluate(
     method = learner.method
     train, test = (known(part).spaced(probe_images) for part in (data.train, data.test))
     with fabric.autocast():
-        row = evaluate_encoder(method.encoder, train, test, fabric.device, stop.check)
+        row = evaluate_encoder(method.exported, train, test, fabric.device, stop.check)
         if method.predictor is not None:
             views = learner.views(data.test.spaced(BELIEF_IMAGES).pixels.to(fabric.device))
-            row |= evaluate_beliefs(method.encoder, method.predictor, views[0])
+            row |= evaluate_beliefs(method.exported, method.predictor, views[0])
     return row
 
 
@@ -254,11 +276,13 @@ def export(method: Method, config: PretrainConfig, data: Split, path: Path) -> N
         "data": source,
         "licence": data.licence,
         "updates": config.engine.updates,
+        "epochs": round(epochs(config, len(data.train)), 2),
         "batch_size": config.batch_size,
+        "accumulate": config.engine.accumulate,
         "seed": config.seed,
         **origin(),
     }
-    Pretrained(method.encoder, method.predictor, provenance).save(path / "encoder")
+    Pretrained(method.exported, method.predictor, provenance).save(path / "encoder")
 
 
 def probe_report(path: Path, data: Split, config: PretrainConfig, fabric: Fabric) -> Path:
@@ -277,11 +301,12 @@ def probe_report(path: Path, data: Split, config: PretrainConfig, fabric: Fabric
 
 
 def recipe(arguments: Sequence[str]) -> list[str]:
-    """The choice of views that photographs need, where `arguments` ask for some and leave the views open."""
+    """The views and the length that photographs need, where `arguments` ask for some and leave these open."""
     chosen = dict(argument.partition("=")[::2] for argument in arguments)
-    if chosen.get("data", "frames") == "frames" or "augment" in chosen:
+    if chosen.get("data", "frames") == "frames":
         return []
-    return [f"augment={RECIPES.get(chosen.get('method', ''), 'simclr')}"]
+    words = {"augment": RECIPES.get(chosen.get("method", ""), "simclr"), "preset": "photographs"}
+    return [f"{group}={choice}" for group, choice in words.items() if group not in chosen]
 
 
 ERRORS = (BrokenImageError, WorkerError, NonFiniteError)

@@ -22,7 +22,8 @@ class DINO(Method):
         P_s = \mathrm{softmax}\Big(\frac{g_s}{\tau_s}\Big)
 
     over all pairs of a view :math:`s` with a different global view :math:`t`. The teacher follows the
-    student at a momentum rising to 1, its centre :math:`c` follows the mean of its outputs.
+    student at a momentum rising to 1, its centre :math:`c` follows the mean of its outputs. The teacher's
+    encoder is the one that is measured and exported, as in the paper, where it does better all along (5.2).
 
     Arguments:
         prototypes: outputs; the paper has 65536 for ImageNet.
@@ -62,6 +63,12 @@ class DINO(Method):
         if self.training:
             self.centre.lerp_(mean_over_ranks(teacher.detach().float().mean((0, 1))), 0.1)
         return loss, spread(embedded[0])
+
+    @property
+    def exported(self) -> Encoder:
+        teacher = self.teacher_encoder.module
+        assert isinstance(teacher, Encoder)
+        return teacher
 
     def after_update(self, update: int) -> None:
         momentum = rising(self.momentum, self.progress(update))

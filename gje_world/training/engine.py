@@ -35,7 +35,7 @@ class EngineConfig:
     log_every: int = option(20, "updates between rows of training metrics")
     evaluate_every: int = option(1_000, "updates between evaluations")
     checkpoint_every: int = option(500, "updates between checkpoints")
-    accumulate: int = option(1, "batches whose gradients are averaged to one update")
+    accumulate: int = option(1, "batches averaged to one update; statistics and negatives are a batch's own")
     grad_clip: float | None = option(None, "largest gradient norm; null: any")
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
     devices: int = option(1, "devices of that kind on each node, data-parallel")

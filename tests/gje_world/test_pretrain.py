@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +24,9 @@ from PIL import Image
 import gje_world
 import gje_world.pretrain
 from gje_world.methods import METHODS, method_options
+from gje_world.methods.config import MethodConfig, check_bounds
 from gje_world.options import ConfigError
-from gje_world.pretrain import PretrainConfig, check, main, run_path
+from gje_world.pretrain import PretrainConfig, check, epochs, length, main, run_path
 from gje_world.training.metrics import read_metrics
 
 FAST = ["preset=debug", "engine.device=cpu", "engine.precision=float32", "engine.threads=1"]
@@ -163,6 +167,13 @@ def test_a_killed_run_goes_on_bit_for_bit(pictures, tmp_path, no_probe_report):
         (["optimizer.lr=0"], "optimizer.lr=0.0 must be above 0"),
         (["augment=dino", "augment.local_size=32"], "augment.local_size=32 must be 64"),
         (["engine.updates=0"], "engine.updates=0 must be at least 1"),
+        (["method=byol", "method.momentum=1.5"], "method.momentum=1.5 must be at least 0 and below 1"),
+        (["method=dino", "method.momentum=1"], "method.momentum=1.0 must be at least 0 and below 1"),
+        (["method=vicreg", "method.covariance=-1"], "method.covariance=-1.0 must be at least 0"),
+        (["method=vicreg", "method.invariance=inf"], "method.invariance=inf must be finite"),
+        (["method=simclr", "method.temperature=0"], "method.temperature=0.0 must be above 0"),
+        (["method.projector_hidden=0"], "method.projector_hidden=0 must be at least 1"),
+        (["method=mae", "method.mask_ratio=0"], "method.mask_ratio=0.0 must be above 0 and below 1"),
     ],
 )
 def test_bad_input_is_refused_before_anything_starts(words, message, tmp_path):
@@ -171,8 +182,64 @@ def test_bad_input_is_refused_before_anything_starts(words, message, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["method=vicreg", "method.covariance=0"],
+        ["method=barlow_twins", "method.redundancy=0"],
+        ["method=byol", "method.momentum=0"],
+    ],
+)
+def test_ablations_are_allowed(words):
+    check(composed(*words))
+
+
+def numbers_that_stand_in_bounds() -> list[str]:
+    return [
+        f.name for f in fields(MethodConfig) if f.type in ("int | None", "float | None") and f.name != "name"
+    ]
+
+
+@pytest.mark.parametrize("name", numbers_that_stand_in_bounds())
+def test_every_number_of_a_method_has_bounds(name):
+    with pytest.raises(ConfigError, match=rf"method\.{name}=-1"):
+        check_bounds(MethodConfig(**{name: -1}))
+    with pytest.raises(ConfigError, match=rf"method\.{name}=nan"):
+        check_bounds(MethodConfig(**{name: math.nan}))
+
+
+def helped(capsys, *words: str) -> str:
+    assert run(*words, "--help") == 0
+    return capsys.readouterr().out
+
+
+def test_photographs_are_learnt_from_for_longer_than_frames_and_help_says_so(capsys):
+    updates = {
+        words: int(re.search(r"engine\.updates=(\d+)", helped(capsys, *words))[1])
+        for words in [
+            (),
+            ("data=cifar10",),
+            ("data=cifar10", "engine.updates=7"),
+            ("data=cifar10", "preset=default"),
+        ]
+    }
+    assert list(updates.values()) == [250, 20_000, 7, 250]
+    assert "augment.name=byol " in helped(capsys, "data=folder", "method=byol")
+    with pytest.raises(SystemExit, match="2"):
+        main(["method.dimm=3", "--help"])
+    assert "unknown option 'method.dimm': nearest are" in capsys.readouterr().err
+
+
+def test_a_run_tells_its_epochs_and_warns_where_they_are_few():
+    short = composed("batch_size=256")
+    assert epochs(short, 50_000) == 250 * 256 / 50_000
+    told = length(short, 50_000)
+    assert told.startswith("warning: 250 updates, 1.3 epochs") and "engine.updates=1954 " in told
+    assert length(composed("engine.accumulate=8"), 50_000) == "250 updates, 10.2 epochs of these images"
+
+
 def test_every_preset_and_objective_goes_together():
-    for preset in ("default", "debug", "full"):
+    for preset in ("default", "debug", "photographs", "full"):
         check(composed(f"preset={preset}"))
     for objective in ("gje_joint", "gmje", "gmje_gng", "gmje_smc", "gmje_mdn", "vje", "vi_simsiam"):
         config = composed(f"objective={objective}")
@@ -188,10 +255,58 @@ def test_broken_images_stop_the_command_in_one_line(pictures, tmp_path, capsys):
     assert error.startswith("error: ") and "0.png is broken" in error
 
 
+@pytest.mark.parametrize("method", ["byol", "gje"])
+def test_two_processes_run_the_command_to_its_end(method, pictures, tmp_path):
+    """Frozen moving averages and batch normalisation over both, as `torchrun` starts them."""
+    if method == "byol":
+        sizes = ["encoder=resnet18", "encoder.width=4", "method.dim=16", "method.projector_hidden=32"]
+    else:
+        sizes = ["encoder.width=8", "method.projector_hidden=32", "objective.target=momentum"]
+    words = [word for word in arguments(pictures, tmp_path / "run") if not word.startswith("encoder.")]
+    start = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "gje_world.pretrain"]
+    done = subprocess.run(
+        [sys.executable, "-m", *start, *words, f"method={method}", *sizes, "engine.devices=2"],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [row["step"] for row in rows if row["kind"] == "train"] == [2, 4]
+    assert gje_world.load_encoder(tmp_path / "run" / "encoder").image_size == 16
+
+
+def test_the_teacher_of_dino_is_measured_and_exported(pictures, tmp_path, no_probe_report, monkeypatch):
+    measured, methods = [], []
+
+    def export(method, *rest):
+        methods.append(method)
+        original(method, *rest)
+
+    original = gje_world.pretrain.export
+    monkeypatch.setattr(gje_world.pretrain, "export", export)
+    monkeypatch.setattr(
+        gje_world.pretrain, "evaluate_encoder", lambda encoder, *rest: measured.append(encoder) or {}
+    )
+    narrow = ["method.dim=8", "method.prototypes=16", "method.projector_hidden=16", "method.momentum=0.5"]
+    assert run(*arguments(pictures, tmp_path, "method=dino", "augment=dino", *narrow)) == 0
+    (method,) = methods
+    teacher, student = method.teacher_encoder.module.state_dict(), method.encoder.state_dict()
+    found = weights(tmp_path)
+    assert all(torch.equal(value, teacher[name]) for name, value in found.items())
+    assert not all(torch.equal(value, student[name]) for name, value in found.items())
+    assert len(measured) == 3 and all(each is method.teacher_encoder.module for each in measured)
+
+
 def test_what_is_exported_can_be_read(pictures, tmp_path, no_probe_report):
-    assert run(*arguments(pictures, tmp_path, "data.licence=CC0")) == 0
+    assert run(*arguments(pictures, tmp_path, "data.licence=CC0", "engine.accumulate=3")) == 0
     described = json.loads((tmp_path / "encoder" / "encoder.json").read_text())
     assert described["encoder"]["architecture"]["name"] == "conv"
+    sizes = {
+        name: described["provenance"][name] for name in ("updates", "batch_size", "accumulate", "epochs")
+    }
+    assert sizes == {"updates": 4, "batch_size": 16, "accumulate": 3, "epochs": 4 * 16 * 3 / 200}
     assert (
         described["provenance"]["licence"] == "CC0" and described["predictor"]["belief"]["name"] == "diagonal"
     )
