@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from gje_world.beliefs import Belief, Pool, head_options, make_head
+from gje_world.beliefs import Belief, Gaussian, Mixture, Pool, fuse, head_options, make_head
 from gje_world.beliefs.belief import EMPTY
 from gje_world.networks import mlp
 from gje_world.networks.transformer import CausalTransformer
@@ -242,6 +242,29 @@ class VideoModel(nn.Module):
         with sdpa_kernel(SDPBackend.MATH):  # the one whose derivatives can be batched
             carried = moments(window.linearise, z[:, -window.length :].flatten(1), actions)
             return [gaussian(mean[:, newest], covariance[:, newest, newest]) for mean, covariance in carried]
+
+    def condition(
+        self,
+        z: Tensor,
+        action: Tensor,
+        evidence: Belief,
+        method: str = "particles",
+        particles: int = 64,
+    ) -> Gaussian | Mixture:
+        """Belief `[B]` over the embedding `H` steps ahead, fused with what else is known of it
+        (`gje_world.beliefs.fuse`): a goal, or the belief of a second predictor.
+
+        Of a mixture, and by particles of any belief, futures that agree with the evidence become likelier.
+
+        Arguments:
+            z, action, method, particles: as `propagate` takes them.
+            evidence: Gaussian, mixture or pool whose batch shape broadcasts with `[B]`; independent of what
+                the model has seen.
+
+        Raises:
+            ValueError: there is no such method, or one of the two beliefs does not fuse in closed form.
+        """
+        return fuse(self.propagate(z, action, method, particles)[-1], evidence)
 
     def _roll(
         self, z: Tensor, action: Tensor, particles: int, draw: Callable[[Belief, torch.Size], Tensor]

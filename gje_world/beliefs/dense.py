@@ -77,6 +77,15 @@ class PrecisionGaussian(Gaussian):
             self.mean, torch.linalg.solve_triangular(factor, tril, upper=False, left=False)
         )
 
+    def pick(self, index: Tensor) -> PrecisionGaussian:
+        """Of a batch `[..., K]` of beliefs the one at `index [...]` of each row."""
+        lead, dim = index.shape, self.dim
+        index = index[..., None, None]
+        mean = self.mean.expand(*lead, -1, -1).gather(-2, index.expand(*lead, 1, dim)).squeeze(-2)
+        tril = self.precision_tril.expand(*lead, -1, -1, -1)
+        blocks = index.unsqueeze(-1).expand(*lead, 1, dim, dim)
+        return PrecisionGaussian(mean, tril.gather(-3, blocks).squeeze(-3))
+
     def translate(self, offset: Tensor) -> PrecisionGaussian:
         return PrecisionGaussian(self.mean + offset, self.precision_tril)
 

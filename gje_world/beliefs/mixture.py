@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.types import _size
 
 from gje_world.beliefs.belief import EMPTY, SAMPLES, Belief
+from gje_world.beliefs.dense import PrecisionGaussian
 from gje_world.beliefs.diagonal import DiagonalGaussian
 from gje_world.beliefs.head import LOG_STD_BOUNDS, BoundedScale, linear
 from gje_world.beliefs.low_rank import LowRankGaussian, bounded_loadings
@@ -27,7 +28,9 @@ class Mixture(Belief):
     name = "mixture"
     blurs = True
 
-    def __init__(self, log_weights: Tensor, components: DiagonalGaussian | LowRankGaussian):
+    def __init__(
+        self, log_weights: Tensor, components: DiagonalGaussian | LowRankGaussian | PrecisionGaussian
+    ):
         self.log_weights, self.components = log_weights, components
         super().__init__(components.batch_shape[:-1], components.dim)
 

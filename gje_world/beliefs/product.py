@@ -1,38 +1,70 @@
-"""Bayesian fusion of Gaussian beliefs: what two sources that err independently say together."""
+"""Bayesian fusion of beliefs: what two sources that err independently say together."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from gje_world.beliefs.belief import Belief
 from gje_world.beliefs.dense import PrecisionGaussian
 from gje_world.beliefs.diagonal import DiagonalGaussian
+from gje_world.beliefs.ensemble import Pool
 from gje_world.beliefs.gaussian import Gaussian, cholesky
+from gje_world.beliefs.low_rank import LowRankGaussian
+from gje_world.beliefs.mixture import Mixture
 from gje_world.beliefs.spectral import SpectralGaussian
 
+Simple = DiagonalGaussian | PrecisionGaussian  # what all others fuse as
 
-def fuse(a: Gaussian, b: Gaussian) -> Gaussian:
-    r"""Product of two Gaussian experts (Hinton, 2002), normalised.
+
+def fuse(a: Belief, b: Belief) -> Gaussian | Mixture:
+    r"""Product of two experts (Hinton, 2002), normalised.
+
+    Of two Gaussians, with :math:`\Lambda` their precisions,
 
     .. math:: \Lambda = \Lambda_a + \Lambda_b, \qquad \mu = \Lambda^{-1}(\Lambda_a \mu_a + \Lambda_b \mu_b)
 
-    with :math:`\Lambda` the precisions. The belief of a predictor fused with a goal is where the world will
-    be if it is to reach that goal; fused with a second predictor's, what both know. Each must rest on
-    evidence of its own: what both have seen is counted twice.
+    A mixture's components are fused each with the other belief, or with each of its components, and weighed
+    anew by how far the two overlap:
+
+    .. math:: w_{kl} \propto w_k w_l\, N(\mu_k;\, \mu_l,\, \Sigma_k + \Sigma_l)
+
+    So a goal makes the futures that lead to it likelier, beside moving each. The belief of a predictor fused
+    with a goal is where the world will be if it is to reach that goal; fused with a second predictor's, what
+    both know. Each must rest on evidence of its own: what both have seen is counted twice.
 
     Arguments:
-        a, b: of batch shapes that broadcast together, and of one dimension `D`.
+        a, b: Gaussians, mixtures, or pools of either (what particles believe, several steps ahead); of batch
+            shapes that broadcast together, and of one dimension `D`.
 
-    Returns a diagonal belief for two diagonal ones, else one with a full precision.
+    Returns a diagonal belief for two diagonal ones, a full precision for two other Gaussians; else the
+    mixture of all pairs of components, `K = K_a K_b`.
 
     Raises:
-        ValueError: the dimensions differ, or one of the two is no Gaussian.
+        ValueError: the dimensions differ, or one of the two is neither Gaussian nor a mixture of Gaussians.
     """
-    for belief in (a, b):
-        if not isinstance(belief, Gaussian):
-            raise ValueError(f"only Gaussian beliefs fuse in closed form, got a {type(belief).__name__}")
     if a.dim != b.dim:
         raise ValueError(f"beliefs to fuse must be over one embedding, got dimensions {a.dim} and {b.dim}")
+    if isinstance(a, Gaussian) and isinstance(b, Gaussian):
+        return _fuse_gaussians(a, b)
+    with torch.autocast(a.mean.device.type, enabled=False):
+        (weights_a, each_a), (weights_b, each_b) = _components(a), _components(b)
+        one = _changed(each_a, lambda part, event: part.unsqueeze(-1 - event))  # [..., K, 1]
+        other = _changed(each_b, lambda part, event: part.unsqueeze(-2 - event))  # [..., 1, L]
+        fused = _fuse_gaussians(one, other)  # [..., K, L]
+        # the densities multiply up to the overlap, wherever they are taken: here the exponents are small
+        place = fused.mean
+        overlap = one.log_prob(place) + other.log_prob(place) - fused.log_prob(place)
+        logits = weights_a.unsqueeze(-1) + weights_b.unsqueeze(-2) + overlap
+    pairs = _changed(fused, lambda part, event: part.flatten(-2 - event, -1 - event))
+    return Mixture(F.log_softmax(logits.flatten(-2), -1), pairs)
+
+
+def _fuse_gaussians(a: Gaussian, b: Gaussian) -> Simple:
     if isinstance(a, DiagonalGaussian) and isinstance(b, DiagonalGaussian):
         total = a.variance + b.variance
         return DiagonalGaussian(
@@ -44,6 +76,38 @@ def fuse(a: Gaussian, b: Gaussian) -> Gaussian:
         pulls = [(matrix @ e.mean.unsqueeze(-1)) for matrix, e in zip(precisions, (a, b), strict=True)]
         mean = torch.cholesky_solve(pulls[0] + pulls[1], tril).squeeze(-1)
     return PrecisionGaussian(mean, tril)
+
+
+def _components(belief: Belief) -> tuple[Tensor, Simple]:
+    """Log weights `[..., K]` and Gaussians of batch shape `[..., K]` that a belief is the mixture of."""
+    if isinstance(belief, DiagonalGaussian | PrecisionGaussian):
+        each = _changed(belief, lambda part, event: part.unsqueeze(-1 - event))
+        return belief.mean.new_zeros(*belief.batch_shape, 1), each
+    if isinstance(belief, Gaussian):
+        return _components(PrecisionGaussian(belief.mean, cholesky(precision_matrix(belief))))
+    if isinstance(belief, Mixture):
+        parts = belief.components
+        if isinstance(parts, LowRankGaussian):
+            parts = PrecisionGaussian(parts.mean, cholesky(precision_matrix(parts)))
+        return belief.log_weights, parts
+    if isinstance(belief, Pool):
+        weights, each = _components(belief.beliefs)  # [P, ..., K]
+        pooled = _changed(
+            each, lambda part, event: part.movedim(0, -2 - event).flatten(-2 - event, -1 - event)
+        )
+        return weights.movedim(0, -2).flatten(-2) - math.log(len(weights)), pooled
+    raise ValueError(
+        f"only Gaussian beliefs and mixtures of them fuse in closed form, got a {type(belief).__name__}"
+    )
+
+
+def _changed(each: Simple, change: Callable[[Tensor, int], Tensor]) -> Simple:
+    """Gaussians whose batch is changed by `change(part, event)`, of so many dimensions that are no batch."""
+    mean = change(each.mean, 1)
+    if isinstance(each, DiagonalGaussian):
+        return DiagonalGaussian(mean, change(each.std.expand_as(each.mean), 1))
+    tril = each.precision_tril.expand(*each.batch_shape, -1, -1)
+    return PrecisionGaussian(mean, change(tril, 2))
 
 
 def precision_matrix(belief: Gaussian) -> Tensor:

@@ -1,4 +1,4 @@
-"""Fusion of beliefs against the dense formula, and the identities that a product of experts has."""
+"""Fusion of beliefs against dense formula and integration, and the identities of a product of experts."""
 
 import itertools
 
@@ -10,8 +10,10 @@ from gje_world.beliefs import (
     DiagonalGaussian,
     LowRankGaussian,
     Mixture,
+    Pool,
     PrecisionGaussian,
     SpectralGaussian,
+    StudentT,
     fuse,
 )
 
@@ -62,10 +64,73 @@ def test_a_goal_without_doubt_is_where_the_world_will_be_and_one_without_weight_
     torch.testing.assert_close(fuse(world, vague).stddev, world.stddev)
 
 
+def mixture(kind, seed, components=3):
+    """Three components `[B, K]`, told apart by their places."""
+    each = [belief(kind, seed + place) for place in range(components)]
+    weights = torch.randn(B, components, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    means = torch.stack([one.mean for one in each], 1)
+    if kind == "diagonal":
+        parts = DiagonalGaussian(means, torch.stack([one.std for one in each], 1))
+    else:
+        stds, factors = (torch.stack([getattr(one, name) for one in each], 1) for name in ("std", "factor"))
+        parts = LowRankGaussian(means, stds, factors)
+    return Mixture(weights.log_softmax(-1), parts)
+
+
+def other(kind):
+    if kind == "mixture":
+        return mixture("low_rank", 30, components=2)
+    if kind == "pool":
+        drawn = mixture("diagonal", 40)
+        spread = torch.randn(4, B, D, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+        moved = DiagonalGaussian(
+            drawn.means + spread.unsqueeze(2), drawn.components.std.expand(4, *drawn.means.shape)
+        )
+        return Pool(Mixture(drawn.log_weights.expand(4, -1, -1), moved))
+    return belief(kind, 20)
+
+
+@pytest.mark.parametrize("components", ["diagonal", "low_rank"])
+@pytest.mark.parametrize("second", [*KINDS, "mixture", "pool"])
+def test_a_mixture_times_another_density_is_their_product_up_to_a_constant(components, second):
+    a, b = mixture(components, 10), other(second)
+    fused = fuse(a, b)
+    value = torch.randn(20, B, D, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    excess = a.log_prob(value) + b.log_prob(value) - fused.log_prob(value)
+    torch.testing.assert_close(excess, excess[:1].expand(20, B))
+    torch.testing.assert_close(fused.log_weights.exp().sum(-1), torch.ones(B, dtype=torch.float64))
+    torch.testing.assert_close(fuse(b, a).mean, fused.mean)
+
+
+def test_a_mixture_fused_with_a_goal_is_what_numerical_integration_says():
+    grid = torch.linspace(-12, 12, 20_001, dtype=torch.float64)
+    weights = torch.tensor([[0.7, 0.3]], dtype=torch.float64)
+    means, stds = torch.tensor([[[-1.0], [2.0]]]).double(), torch.tensor([[[0.5], [0.8]]]).double()
+    a = Mixture(weights.log(), DiagonalGaussian(means, stds))
+    b = DiagonalGaussian(torch.tensor([[1.5]]).double(), torch.tensor([[0.7]]).double())
+    density = (a.log_prob(grid[:, None, None]) + b.log_prob(grid[:, None, None])).exp().squeeze(-1)
+    density = density / torch.trapezoid(density, grid)
+    mean = torch.trapezoid(density * grid, grid)
+    fused = fuse(a, b)
+    torch.testing.assert_close(fused.log_prob(grid[:, None, None]).exp().squeeze(-1), density)
+    torch.testing.assert_close(fused.mean.squeeze(), mean)
+    torch.testing.assert_close(
+        fused.variance.squeeze(), torch.trapezoid(density * (grid - mean).square(), grid)
+    )
+
+
+def test_draws_of_a_fused_mixture_are_of_its_law():
+    torch.manual_seed(0)
+    fused = fuse(mixture("low_rank", 10), belief("diagonal", 20))  # of components with a full precision
+    drawn = fused.sample((100_000,))
+    deviation = ((drawn.mean(0) - fused.mean) / fused.stddev).abs().max()
+    assert deviation < 0.02
+    torch.testing.assert_close(drawn.std(0), fused.stddev, rtol=0.03, atol=0)
+
+
 def test_what_does_not_fuse_is_named():
     a = belief("diagonal", 8)
-    mixture = Mixture(torch.zeros(B, 1), DiagonalGaussian(a.mean.unsqueeze(1), a.std.unsqueeze(1)))
-    with pytest.raises(ValueError, match="only Gaussian beliefs fuse in closed form, got a Mixture"):
-        fuse(a, mixture)
+    with pytest.raises(ValueError, match=r"only Gaussian beliefs and mixtures of them .*, got a StudentT"):
+        fuse(a, StudentT(a.mean, a.std, torch.tensor(5.0).double()))
     with pytest.raises(ValueError, match="got dimensions 5 and 4"):
         fuse(a, DiagonalGaussian(a.mean[:, :4], a.std[:, :4]))

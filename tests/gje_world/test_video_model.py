@@ -120,6 +120,24 @@ def test_moments_and_particles_come_to_the_exact_law_of_a_linear_model():
         torch.testing.assert_close(particles.stddev, moments.stddev, rtol=0.06, atol=0)
 
 
+@torch.no_grad()
+def test_a_belief_ahead_is_conditioned_on_a_goal_by_the_rule_of_bayes():
+    world, (z, action) = linear_model(), sequence(3 + 4)
+    z, action = z[:, :3], action[:, :6]
+    law = world.propagate(z, action, "moments")[-1]
+    goal = DiagonalGaussian(law.mean + 0.5, torch.full_like(law.mean, 0.4))
+    gain = law.covariance_matrix @ torch.linalg.inv(law.covariance_matrix + goal.covariance_matrix)
+    mean = law.mean + (gain @ (goal.mean - law.mean).unsqueeze(-1)).squeeze(-1)  # that of a Kalman filter
+    covariance = law.covariance_matrix - gain @ law.covariance_matrix
+    by_moments = world.condition(z, action, goal, "moments")
+    torch.testing.assert_close(by_moments.mean, mean, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(by_moments.covariance_matrix, covariance, atol=1e-4, rtol=1e-4)
+    torch.manual_seed(3)
+    by_particles = world.condition(z, action, goal, particles=4000)
+    assert ((by_particles.mean - mean) / by_moments.stddev).abs().max() < 0.1
+    torch.testing.assert_close(by_particles.stddev, by_moments.stddev, rtol=0.08, atol=0)
+
+
 def test_an_unrolled_belief_is_the_one_imagined_from_and_gives_gradients_to_the_past():
     world, (z, action) = model(belief="mixture"), sequence(7)
     z.requires_grad_()
