@@ -59,7 +59,7 @@ def measured(config: VideoConfig) -> dict[str, object]:
         for level, bias in zip((50, 90, 95), row[f"calibration/one_step_{part}"], strict=True):
             found[f"coverage_bias_{level}_{part}"] = round(bias, 3)
     for step in (1, 5):
-        found[f"coverage_error_{step}"] = round(row["foresight/coverage_error"][step - 1], 3)
+        found[f"coverage_error_{step}"] = round(row[f"calibration/error_{step}"], 3)
         found[f"nll_{step}"] = round(row["foresight/nll"][step - 1], 3)
         found[f"retrieval_mrr_{step}"] = round(row[f"retrieval/mrr_{step}"], 3)
     found["beats_marginal_to_step"] = row["foresight/horizon"]

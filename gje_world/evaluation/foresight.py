@@ -56,18 +56,20 @@ def likelihood(belief: Belief) -> Belief:
     return gaussian(belief.mean, covariance(belief)) if isinstance(belief, Pool) else belief
 
 
-def region_mass(belief: Belief, draws: Tensor, value: Tensor) -> Tensor:
+def region_mass(belief: Belief, draws: Tensor, value: Tensor, generator: Generator) -> Tensor:
     """Mass of the smallest region of a belief that holds `value [N, D]`, `[N]`: `Belief.coverage`, but for a
     cloud of particles.
 
     Their own draws lie where they are themselves, as nothing else does, so its density is held against that
     of futures drawn apart from them, `draws [S, N, D]`: if these and `value` are of one law, its rank among
-    them is uniform, however few the particles.
+    them is uniform, however few the particles and the draws: its place between two of them is random.
+
+    Arguments:
+        generator: of that place.
     """
     if not isinstance(belief, Pool):
         return belief.coverage(value)
-    denser = (belief.log_prob(draws) > belief.log_prob(value)).sum(0)
-    return (denser + 0.5) / (len(draws) + 1)
+    return rank_pit(-belief.log_prob(draws), -belief.log_prob(value), generator)
 
 
 @torch.no_grad()
@@ -81,11 +83,12 @@ def foresight(beliefs: list[Belief], futures: Tensor, target: Tensor, marginal: 
     """
     dim = target.shape[-1]
     pairs = list(zip(beliefs, target, strict=True))
+    generator = Generator().manual_seed(SEED)
     return Foresight(
         nll=torch.stack([-likelihood(belief).log_prob(z).mean() / dim for belief, z in pairs]),
         marginal_nll=torch.stack([-marginal.log_prob(z).mean() / dim for z in target]),
         energy=torch.stack([energy_score(f, z).mean() for f, z in zip(futures, target, strict=True)]),
-        mass=torch.stack([region_mass(b, f, z) for (b, z), f in zip(pairs, futures, strict=True)]),
-        ranks=rank_pit(futures.transpose(0, 1), target, Generator().manual_seed(SEED)),
+        mass=torch.stack([region_mass(b, f, z, generator) for (b, z), f in zip(pairs, futures, strict=True)]),
+        ranks=rank_pit(futures.transpose(0, 1), target, generator),
         sharpness=torch.stack([belief.variance.sqrt().mean() for belief in beliefs]),
     )

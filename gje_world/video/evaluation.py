@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,14 +11,22 @@ import torch
 from torch import Tensor
 
 from gje_world.beliefs import Belief, Gaussian
+from gje_world.beliefs.belief import SAMPLES
 from gje_world.data.clips import ClipBatch, Clips
 from gje_world.evaluation import NOMINAL, collapse_gauges, linear_probe_r2, observed_coverage
 from gje_world.evaluation.collapse import between_clips
-from gje_world.evaluation.foresight import Foresight, foresight, likelihood, marginal_gaussian
+from gje_world.evaluation.foresight import (
+    Foresight,
+    foresight,
+    likelihood,
+    marginal_gaussian,
+    region_mass,
+)
+from gje_world.evaluation.futures_scores import rank_pit
 from gje_world.evaluation.heatmap import occlusion_heatmap
 from gje_world.evaluation.pictures import Gallery, gallery_scores
 from gje_world.evaluation.retrieval import chance_reciprocal_rank, mean_reciprocal_rank, retrieval_ranks
-from gje_world.evaluation.scores import LEVELS
+from gje_world.evaluation.scores import LEVELS, coverage_error
 from gje_world.evaluation.surprise import surprise_auroc
 from gje_world.networks.decoder import Decoder
 from gje_world.options import option
@@ -28,7 +36,7 @@ from gje_world.video_model import VideoModel
 
 CHUNK = 32  # clips embedded at once
 PROBED = 4_096  # observations that the probe of the state is fitted on
-PROBED_AT_ONCE = 256  # of them read from the disk
+READ_AT_ONCE = 256  # windows read from the disk and embedded
 BINS = 20  # of the PIT histogram
 SHOWN = 5  # sampled futures that are drawn
 PICTURED = 32  # clips that are
@@ -43,6 +51,8 @@ class VideoEvaluationConfig:
     """Evaluation on held-out clips, always the same windows of them."""
 
     clips: int = option(128, "windows evaluated on")
+    calibration: int = option(2048, "windows that calibration is measured on, one step ahead")
+    calibration_far: int = option(512, "of these those that it is measured on several steps ahead")
     horizon: int = option(10, "steps ahead")
     particles: int = option(64, "sampled futures of each")
 
@@ -54,6 +64,13 @@ class Windows(NamedTuple):
     z: Tensor  # [N, T+H, D]
     actions: Tensor  # [N, T+H-1, A], between the embeddings
     states: Tensor  # [N, T+H, S], of each embedding's newest frame
+
+
+class Ranks(NamedTuple):
+    """Where what happened lies in beliefs, uniform in [0, 1] if these are calibrated."""
+
+    mass: Tensor  # [N], of the smallest region that holds it
+    place: Tensor  # [N, D], among draws, each dimension on its own (PIT)
 
 
 class VideoEvaluation:
@@ -82,7 +99,7 @@ class VideoEvaluation:
         self.seen, self.held_out = (
             clips.sample(generator, config.clips, length, stride) for clips in (seen, held_out)
         )
-        self.learnt_from, self.stride = seen, stride
+        self.seen_clips, self.held_out_clips, self.stride = seen, held_out, stride
 
     @torch.no_grad()
     def measure(self, check: Callable[[], None] = lambda: None) -> tuple[dict[str, Any], Gallery]:
@@ -96,15 +113,13 @@ class VideoEvaluation:
         check()
         row: dict[str, Any] = collapse_gauges(held_out.z)
         row["embedding/between_clips"] = between_clips(held_out.z)
-        beliefs = self.beliefs(held_out)
+        beliefs = self.beliefs(held_out.z, held_out.actions)
         check()
         futures = model.imagine(held_out.z[:, :past], held_out.actions, self.config.particles)
         target = held_out.z[:, past:].transpose(0, 1)  # [H, N, D]
         found = foresight(beliefs, futures, target, marginal_gaussian(seen.z))
         row |= told(found)
-        row["calibration/one_step_levels"] = LEVELS
-        for name, windows in (("seen", seen), ("held_out", held_out)):
-            row[f"calibration/one_step_{name}"] = self.one_step(windows)
+        row |= self.calibration(check)
         check()
         for step in sorted({1, min(FAR, len(beliefs))}):
             when = past + step - 1
@@ -132,36 +147,83 @@ class VideoEvaluation:
         z = torch.cat([self.model.embed(part.to(device)) for part in batch.frames.split(CHUNK)])
         return Windows(batch, z, batch.actions[:, skipped:].to(device), batch.states[:, skipped:].to(device))
 
-    def beliefs(self, windows: Windows) -> list[Belief]:
+    def beliefs(self, z: Tensor, actions: Tensor) -> list[Belief]:
         """At each step ahead: of Gaussian beliefs by moments, else by particles, which keep their shape."""
-        past = windows.z[:, : self.past]
-        first = self.model.believe(past[:1], windows.actions[:1, : self.past])
+        past = z[:, : self.past]
+        first = self.model.believe(past[:1], actions[:1, : self.past])
         method = "moments" if isinstance(first, Gaussian) else "particles"
-        return self.model.propagate(past, windows.actions, method, self.config.particles)
+        return self.model.propagate(past, actions, method, self.config.particles)
 
-    def one_step(self, windows: Windows) -> Tensor:
-        """Share of embeddings within regions of the belief before, minus what they are to hold: `[LEVELS]`.
+    def calibration(self, check: Callable[[], None] = lambda: None) -> dict[str, Any]:
+        """How well regions hold what they promise, on more windows than all else is measured on.
 
-        After every history that is whole, ten times as many as windows. Above 0 the beliefs are too wide.
+        One step ahead after every history that is whole; several steps ahead on the first of the windows,
+        where it costs more. Biases are shares held minus shares promised: above 0 beliefs are too wide.
         """
-        belief = self.model.believe_each(windows.z[:, :-1], windows.actions)
-        mass = belief.coverage(windows.z[:, 1:])[:, self.past - 1 :]
-        return observed_coverage(mass, LEVELS) - torch.tensor(LEVELS, device=mass.device)
+        c, far = self.config, min(FAR, self.config.horizon)
+        length = self.model.frame_stack - 1 + self.past + far
+        clips = {"seen": self.seen_clips, "held_out": self.held_out_clips}
+        near: dict[str, list[Ranks]] = {name: [] for name in clips}
+        ahead: list[Ranks] = []
+        for name, found in near.items():
+            left = c.calibration_far if name == "held_out" and far > 1 else 0
+            for part in self.in_parts(clips[name], c.calibration, length):
+                found.append(self.one_step(part))
+                check()
+                if left > 0:
+                    ahead.append(self.several_steps(part.z[:left], part.actions[:left]))
+                    left -= len(part.z)
+                    check()
+        row: dict[str, Any] = {"calibration/one_step_levels": LEVELS, "calibration/nominal": NOMINAL}
+        for name, found in near.items():
+            mass = torch.cat([ranks.mass for ranks in found])
+            nominal = torch.tensor(LEVELS, device=mass.device)
+            row[f"calibration/one_step_{name}"] = observed_coverage(mass, LEVELS) - nominal
+        for step, found in ((1, near["held_out"]), (far, ahead)):
+            if found:
+                mass, place = (torch.cat(values) for values in zip(*found, strict=True))
+                row[f"calibration/observed_{step}"] = observed_coverage(mass)
+                row[f"calibration/error_{step}"] = coverage_error(mass).amax()
+                row[f"calibration/pit_{step}"] = place.cpu().histc(BINS, 0, 1)
+        return row
+
+    def one_step(self, windows: Windows) -> Ranks:
+        """Of each embedding after a whole history, under the belief before."""
+        model, past = self.model, self.past
+        belief = model.believe_each(windows.z[:, :-1], windows.actions)
+        value = windows.z[:, 1:]
+        place = rank_pit(belief.sample((SAMPLES,)), value, self.places())
+        return Ranks(belief.coverage(value)[:, past - 1 :].flatten(), place[:, past - 1 :].flatten(0, 1))
+
+    def several_steps(self, z: Tensor, actions: Tensor) -> Ranks:
+        """Of the last embedding of each window, under the belief after its history."""
+        past, particles = z[:, : self.past], self.config.particles
+        futures = self.model.imagine(past, actions, particles)[-1]
+        belief, generator = self.beliefs(z, actions)[-1], self.places()
+        mass = region_mass(belief, futures, z[:, -1], generator)
+        return Ranks(mass, rank_pit(futures, z[:, -1], generator))
+
+    def places(self) -> torch.Generator:
+        """Of where ranks lie between two draws."""
+        return torch.Generator().manual_seed(SEED)
+
+    def in_parts(self, clips: Clips, count: int, length: int) -> Iterator[Windows]:
+        """So many windows of `length` frames, always the same ones, read and embedded part by part."""
+        generator = np.random.default_rng(SEED)
+        for done in range(0, count, READ_AT_ONCE):
+            size = min(READ_AT_ONCE, count - done)
+            yield self.embedded(clips.sample(generator, size, length, self.stride))
 
     def probes(self, held_out: Windows, futures: Tensor) -> dict[str, Tensor]:
         """R² of a linear probe of the true state: on embeddings, and on the mean of the last belief.
 
         It is fitted once, on embeddings of observations from all clips learnt from.
         """
-        names = self.learnt_from.state_names
+        names = self.seen_clips.state_names
         if not names:
             return {}
-        generator = np.random.default_rng(SEED)
-        count, length = min(PROBED, len(self.learnt_from)), self.model.frame_stack
-        sizes = (min(PROBED_AT_ONCE, count - done) for done in range(0, count, PROBED_AT_ONCE))
-        parts = [
-            self.embedded(self.learnt_from.sample(generator, size, length, self.stride)) for size in sizes
-        ]
+        count = min(PROBED, len(self.seen_clips))
+        parts = list(self.in_parts(self.seen_clips, count, self.model.frame_stack))
         fitted = torch.cat([part.z[:, 0] for part in parts]), torch.cat([part.states[:, 0] for part in parts])
         now = linear_probe_r2(*fitted, held_out.z.flatten(0, 1), held_out.states.flatten(0, 1))
         ahead = linear_probe_r2(*fitted, futures[-1].mean(0), held_out.states[:, -1])
@@ -222,8 +284,4 @@ def told(found: Foresight) -> dict[str, Any]:
     row["foresight/coverage_error"] = found.coverage_errors.amax(1)
     row["foresight/covered_90"] = (found.mass <= 0.9).float().mean(1)  # by regions that are to hold 90 %
     row["foresight/horizon"] = found.horizon
-    row["calibration/nominal"] = NOMINAL
-    for step in sorted({1, min(FAR, len(found.nll))}):
-        row[f"calibration/observed_{step}"] = observed_coverage(found.mass[step - 1])
-        row[f"calibration/pit_{step}"] = found.ranks[step - 1].cpu().histc(BINS, 0, 1)
     return row

@@ -86,13 +86,23 @@ def test_few_particles_in_many_dimensions_are_calibrated_if_their_law_is(width, 
     centres, target = torch.randn(particles, count, dim), torch.randn(count, dim)
     pool = Pool(DiagonalGaussian(width * centres, torch.tensor(0.2).expand_as(centres)))
     draws = width * torch.randn(40, count, dim) + 0.2 * torch.randn(40, count, dim)
-    mass = region_mass(pool, draws, target)
+    mass = region_mass(pool, draws, target, torch.Generator().manual_seed(0))
     inside = float((mass <= 0.5).float().mean())
     if direction:
         assert direction * (inside - 0.5) > 0.1
     else:
         assert abs(inside - 0.5) < 0.05
         assert float((pool.coverage(target) <= 0.5).float().mean()) < 0.1  # what its own draws would say
+
+
+@pytest.mark.parametrize("count", [9, 64])
+def test_regions_told_by_few_draws_hold_what_they_promise(count):
+    torch.manual_seed(0)
+    pool = Pool(DiagonalGaussian(torch.zeros(1, 100_000, 1), torch.ones(1, 100_000, 1)))
+    draws, target = torch.randn(count, 100_000, 1), torch.randn(100_000, 1)
+    mass = region_mass(pool, draws, target, torch.Generator().manual_seed(0))
+    for level in (0.5, 0.9, 0.95):
+        assert float((mass <= level).float().mean()) == pytest.approx(level, abs=0.005)
 
 
 def test_a_belief_is_better_than_the_marginal_until_it_is_not():

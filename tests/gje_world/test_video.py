@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from gje_world.beliefs import DiagonalGaussian
 from gje_world.beliefs.config import BeliefConfig
 from gje_world.data import Clips
 from gje_world.data.clips import ClipBatch, ClipsError
@@ -122,11 +123,55 @@ def test_a_run_does_not_go_on_with_other_clips(whole, clips, capsys, tmp_path):
     assert "began with other clips (clips.json tells which)" in capsys.readouterr().err
 
 
-def test_the_share_held_by_regions_is_told_of_seen_and_of_held_out_clips(whole):
-    row = [row for row in read_metrics(whole / "metrics.jsonl") if row["kind"] == "eval"][-1]
+class Told(torch.nn.Module):
+    """A model that looks at one pixel, a number drawn anew for each frame, and knows its law, or not."""
+
+    frame_stack, history, dim = 1, 2, 1
+
+    def __init__(self, width):
+        super().__init__()
+        self.width, self.offset = width, torch.zeros(1)
+
+    def embed(self, frames):
+        uniform = (frames[..., 0, 0, :1].float() + torch.rand(frames.shape[:-3]).unsqueeze(-1)) / 256
+        return 2**0.5 * torch.erfinv((2 * uniform - 1).clamp(-0.9999, 0.9999))  # standard normal
+
+    def believe_each(self, z, action):
+        return DiagonalGaussian(torch.zeros_like(z), torch.full_like(z, self.width))
+
+    def believe(self, z, action):
+        return self.believe_each(z[:, -1], action)
+
+    def propagate(self, z, action, method, particles):
+        return [self.believe(z, action)] * (action.shape[1] - z.shape[1] + 1)
+
+    def imagine(self, z, action, particles):
+        return torch.stack([b.sample((particles,)) for b in self.propagate(z, action, "", particles)])
+
+
+@pytest.mark.parametrize("width", [0.5, 1.0, 2.0])
+def test_the_share_held_by_regions_is_that_of_a_belief_that_is_known(width, tmp_path):
+    torch.manual_seed(0)
+    chance, made = np.random.default_rng(0), Clips.create(tmp_path / "clips", (1, 16, 16))
+    for _ in range(400):
+        made.append(
+            np.broadcast_to(chance.integers(256, size=(20, 1, 1, 1)), (20, 1, 16, 16)).astype(np.uint8)
+        )
+    config = VideoEvaluationConfig(clips=2, horizon=5, calibration=2048, calibration_far=1024)
+    evaluation = VideoEvaluation(Told(width), Decoder(1, 1, 16, 1), *made.split(0.5), config)
+    row = evaluation.calibration()
+    levels = torch.tensor((0.5, 0.9, 0.95))
+    held = torch.erf(width * torch.erfinv(levels))  # of a standard normal, in intervals so much too wide
     for part in ("seen", "held_out"):
-        biases = row[f"calibration/one_step_{part}"]
-        assert len(biases) == 3 and all(-1 < bias < 0.5 for bias in biases)
+        bias = row[f"calibration/one_step_{part}"]
+        torch.testing.assert_close(bias, held - levels, atol=0.02, rtol=0)
+    for step in (1, 5):
+        worst = (held - levels).abs().max()
+        torch.testing.assert_close(row[f"calibration/error_{step}"], worst, atol=0.03, rtol=0)
+        place = row[f"calibration/pit_{step}"]
+        assert place.sum() == (2048 * 5 if step == 1 else 1024)
+        ends = float((place[0] + place[-1]) / place.sum())
+        assert abs(ends - 0.1) < 0.04 if width == 1 else (ends > 0.1) == (width < 1)
 
 
 def test_the_report_shows_futures_and_every_score(whole):
