@@ -4,6 +4,11 @@ With each encoder held fixed, the same mixture belief is fitted to its embedding
 multiple-futures benchmark. A study that was stopped goes on where its CSV ends.
 
     python benchmarks/futures_study.py --csv results/futures_study.csv --plot results/futures_study.png
+
+Without beliefs it tells how well the world's variables can be read from what each encoder embeds, such as
+before a noisy background, beside the same encoder trained to reconstruct:
+
+    python benchmarks/futures_study.py --probe --world noise --only views dynamics reconstruct --csv FILE
 """
 
 from __future__ import annotations
@@ -11,6 +16,7 @@ from __future__ import annotations
 import csv
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,17 +25,18 @@ from measure import parser, write_csv
 from rich.progress import Progress
 
 from gje_world.data.worlds import make_world
-from gje_world.evaluation.futures import ask, score
+from gje_world.evaluation.futures import ask, fit_probe, score
 from gje_world.plots.style import styled
 from gje_world.training.devices import keep_freed_memory, set_threads
-from gje_world.video.recipe import Recipe, VideoPredictor, learn
+from gje_world.video.futures_models import Recipe, VideoPredictor, around, episodes, learn, learn_encoder
 
-QUICK = Recipe(belief="low_rank_mixture", episodes=3_000, hidden=128, updates=1_500)
+QUICK = Recipe(episodes=3_000, updates=1_500)
 DYNAMICS = replace(QUICK, encoder="dynamics", encoder_resolution=0.1)
 ENCODERS: dict[str, Recipe] = {
     "views": QUICK,
     "dynamics": DYNAMICS,
     "dynamics, stop-gradient": replace(DYNAMICS, objective={"target": "stop_gradient"}),
+    "reconstruct": replace(QUICK, encoder="reconstruct"),
     "random": replace(QUICK, encoder="random"),
     "dynamics, resolution 0.5": replace(DYNAMICS, encoder_resolution=0.5),
     "dynamics, SIGReg": replace(DYNAMICS, objective={"marginal": "sigreg", "marginal_weight": 10.0}),
@@ -54,7 +61,7 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
     figure = Figure(figsize=(11, 3.0), layout="constrained")
     for panel, (name, label) in zip(figure.subplots(1, len(SHOWN), sharey=True), SHOWN.items(), strict=True):
         for place, encoder in enumerate(ENCODERS):
-            found = [float(row[name]) for row in rows if row["encoder"] == encoder]
+            found = [float(row[name]) for row in rows if row["encoder"] == encoder and row.get(name)]
             if found:
                 panel.barh(place, sum(found) / len(found), 0.7, color="C0", alpha=0.5)
                 panel.plot(found, [place] * len(found), ".", color="C0")
@@ -70,6 +77,7 @@ def main() -> None:
     options.add_argument("--plot", type=Path, help="also draw the figure here")
     options.add_argument("--world", default="junction_2")
     options.add_argument("--seeds", type=int, default=1)
+    options.add_argument("--probe", action="store_true", help="learn and probe encoders, without beliefs")
     options.add_argument("--only", nargs="*", help="some of the encoders")
     options.add_argument("--threads", type=int, help="CPU threads; torch's choice if left out")
     arguments = options.parse_args()
@@ -81,7 +89,7 @@ def main() -> None:
             rows = list(csv.DictReader(file))
     done = {tuple(row[name] for name in KEY) for row in rows}
     world = make_world(arguments.world, 32)
-    question = ask(world, contexts=CONTEXTS)
+    question = None if arguments.probe else ask(world, contexts=CONTEXTS)
     with Progress() as progress:
         for seed in range(1, arguments.seeds + 1):
             for encoder in arguments.only or ENCODERS:
@@ -89,13 +97,23 @@ def main() -> None:
                 if tuple(cell.values()) in done:
                     continue
                 recipe = ENCODERS[encoder]
-                total = recipe.encoder_updates * (recipe.encoder != "random") + recipe.updates
+                total = recipe.encoder_updates * (recipe.encoder != "random")
+                total += 0 if arguments.probe else recipe.updates
                 bar = progress.add_task(f"{encoder}, seed {seed}", total=total)
                 start = time.process_time()
-                model = learn(world, recipe, seed, lambda bar=bar: progress.advance(bar))
+                advance = partial(progress.advance, bar)
+                if arguments.probe:
+                    frames = episodes(world, seed, 0)
+                    model = around(learn_encoder(frames, recipe, seed, advance), frames, recipe, seed)
+                else:
+                    model = learn(world, recipe, seed, advance)
                 seconds = time.process_time() - start
                 torch.manual_seed(0)
-                measured = score(world, VideoPredictor(model), question).row
+                if question is None:
+                    reading = fit_probe(world, VideoPredictor(model))
+                    measured = {"probe_rmse": reading.rmse, "probe_r2": reading.r2}
+                else:
+                    measured = score(world, VideoPredictor(model), question).row
                 told = {name: f"{value:.4g}" for name, value in measured.items() if value is not None}
                 rows.append(cell | told | {"training_cpu_seconds": f"{seconds:.0f}"})
                 progress.console.print("  ".join(rows[-1].values()), highlight=False)

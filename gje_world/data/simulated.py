@@ -48,7 +48,6 @@ class Simulated(World):
         scored: names among the simulator's observations.
     """
 
-    contexts = 256  # each draw is a run of the simulator
     most_episodes = 2_000
 
     def __init__(self, simulator: Simulator, size: int, scored: tuple[str, ...]):
@@ -84,6 +83,14 @@ class Simulated(World):
                     self.simulator.step(self._action(generator))
                     futures[draw, moment, row] = self._state()
         return futures
+
+    def draw(self, states: Array, generator: Generator) -> npt.NDArray[np.uint8]:
+        flat = states.reshape(-1, states.shape[-1])
+        frames = np.empty((len(flat), *self.frame_shape), np.uint8)
+        for row, state in enumerate(flat):
+            self.simulator.go_to(state[: self.hidden].astype(np.float64))
+            frames[row] = self.simulator.frame()
+        return frames.reshape(*states.shape[:-1], *self.frame_shape)
 
     def _state(self) -> Array:
         return np.concatenate([self.simulator.state(), self.simulator.observation()]).astype(np.float32)

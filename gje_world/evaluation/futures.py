@@ -7,7 +7,7 @@ makes the open question invisible is found out. `docs/futures_card.md` defines w
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 from gje_world.data.world import World
 from gje_world.evaluation.futures_scores import (
-    central_coverage_error,
+    central_coverage,
     mode_radius,
     nll_gap,
     rank_pit,
@@ -28,10 +28,12 @@ from gje_world.evaluation.scores import LEVELS, energy_score, mass_near
 CONTEXT = 5  # frames a predictor sees, the last of them the one after which it is open what happens
 HORIZON = 5  # steps ahead
 DRAWS = 100  # of each context, for the energy score and the calibration
+ORACLE_CONTEXTS = 128  # whose true draws the probe reads, from frames
 MODE_CONTEXTS, MODE_DRAWS = 128, 1000  # of the scores of modes
 PROBE_EPISODES = 1500  # a fifth of them tells the probe's error
 SEED = 20_311  # frozen: the same contexts for every predictor, and for none of them seen in training
 CHUNK = 64  # contexts predicted at once
+MODE_SCORES = ("recall", "precision", "total_variation", "nll_gap")
 SHOWN = 3  # contexts whose draws are kept, to be looked at
 
 
@@ -61,6 +63,7 @@ class Question:
     states: np.ndarray  # [B, S] at the last frame of the context
     values: Tensor  # [H, B, V] the scored variables of what happened
     truth: Tensor  # [DRAWS, H, B, V] draws from the true law
+    true_states: np.ndarray  # [DRAWS, H, b, S] the states of those after the first contexts
     places: Tensor | None  # [H, B, K, V] of the ways, and their probabilities [K]; None: not few
     probabilities: Tensor | None
 
@@ -75,7 +78,7 @@ class Scores:
 
     row: dict[str, float | None]
     steps: dict[str, list[float]]  # each score that has one at every step ahead
-    pit: Tensor  # [H, N]
+    pit: Tensor  # [H, B, V]
     shown: Tensor  # [DRAWS, H, SHOWN, V]: draws for the first contexts
 
 
@@ -89,11 +92,13 @@ def ask(world: World, seed: int = SEED, contexts: int | None = None) -> Question
     here = states[rows, window]  # [B, CONTEXT + HORIZON, S]
     fork = here[:, CONTEXT - 1]
     branches = world.branches(fork, HORIZON)
+    true = world.sample_futures(fork, HORIZON, DRAWS, generator)
     return Question(
         frames=torch.from_numpy(frames[rows, window]),
         states=fork,
         values=torch.from_numpy(world.readable(here[:, CONTEXT:])).movedim(0, 1),
-        truth=torch.from_numpy(world.readable(world.sample_futures(fork, HORIZON, DRAWS, generator))),
+        truth=torch.from_numpy(world.readable(true)),
+        true_states=true[:, :, :ORACLE_CONTEXTS].copy(),
         places=None if branches is None else torch.from_numpy(branches.places),
         probabilities=None if branches is None else torch.from_numpy(branches.probabilities),
     )
@@ -128,7 +133,26 @@ def score(world: World, predictor: Predictor, question: Question | None = None) 
     happened = torch.cat(
         [reading(predictor.embed(part)[:, -HORIZON:].float().cpu()) for part in question.frames.split(CHUNK)]
     ).movedim(0, 1)
-    return score_draws(question, draw, happened, reading.rmse)
+    oracle = read_truth(world, predictor, question, reading)
+    found = score_draws(question, draw, happened, reading.rmse, oracle)
+    return replace(found, row=found.row | {"probe_r2": reading.r2})
+
+
+@torch.no_grad()
+def read_truth(world: World, predictor: Predictor, question: Question, reading: Reading) -> Tensor:
+    """Draws from the true law as the probe reads them: drawn as frames, embedded, read; `[DRAWS, H, b, V]`.
+
+    How the probe errs depends on the place, so that all draws after a context share most of its error, which
+    residuals drawn for each of them on its own would not tell.
+    """
+    generator = np.random.default_rng([SEED, 3])
+    context = question.context[: question.true_states.shape[2]]
+    read = []
+    for states in question.true_states:  # [H, b, S]
+        future = torch.from_numpy(world.draw(states, generator)).movedim(0, 1)
+        z = torch.cat([predictor.embed(f) for f in torch.cat([context, future], 1).split(CHUNK)])
+        read.append(reading(z[:, -HORIZON:].float().cpu()).movedim(0, 1))
+    return torch.stack(read)
 
 
 @torch.no_grad()
@@ -138,6 +162,8 @@ def score_oracle(world: World, question: Question | None = None) -> Scores:
     generator = np.random.default_rng([SEED, 2])
 
     def draw(part: slice, count: int) -> Tensor:
+        if count == len(question.truth):
+            return question.truth[:, :, part]
         drawn = world.sample_futures(question.states[part], HORIZON, count, generator)
         return torch.from_numpy(world.readable(drawn))
 
@@ -145,7 +171,11 @@ def score_oracle(world: World, question: Question | None = None) -> Scores:
 
 
 def score_draws(
-    question: Question, draw: Callable[[slice, int], Tensor], happened: Tensor, probe_rmse: float
+    question: Question,
+    draw: Callable[[slice, int], Tensor],
+    happened: Tensor,
+    probe_rmse: float,
+    oracle: Tensor | None = None,
 ) -> Scores:
     """Scores of draws in the world's variables.
 
@@ -153,30 +183,36 @@ def score_draws(
         draw: `draw(part, count)` gives `[count, H, b, V]` for a slice of the question's contexts.
         happened: `[H, B, V]`, what the probe reads from the frames that did follow.
         probe_rmse: the probe's error.
+        oracle: `[DRAWS, H, b, V]`, what it reads from frames of the true draws after the first `b` contexts
+            (`read_truth`); None: the draws themselves, of a probe that does not err.
     """
     contexts = len(question.states)
     drawn = torch.cat([draw(part, DRAWS) for part in _slices(contexts)], 2)  # [DRAWS, H, B, V]
-    pit = rank_pit(drawn, happened, Generator().manual_seed(SEED)).flatten(1)
-    mine, best = (
-        torch.stack([energy_score(draws[:, h], question.values[h]).mean() for h in range(HORIZON)])
-        for draws in (drawn, question.truth)
-    )
-    coverage = torch.stack([central_coverage_error(step, LEVELS) for step in pit])  # [H, levels]
-    steps = {"energy": mine.tolist(), "energy_ratio": (mine / best).tolist()}
-    steps |= {f"coverage_error_{100 * level:.0f}": coverage[:, i].tolist() for i, level in enumerate(LEVELS)}
-    steps |= _mode_scores(question, draw, probe_rmse)
-    row: dict[str, float | None] = {"probe_rmse": probe_rmse}
-    for name in ("recall", "precision", "total_variation", "nll_gap"):
-        row[name] = steps[name][-1] if name in steps else None
+    pit = rank_pit(drawn, happened, Generator().manual_seed(SEED))  # [H, B, V]
+    few = ORACLE_CONTEXTS if oracle is None else oracle.shape[2]
+    oracle = question.truth[:, :, :few] if oracle is None else oracle
+    mine, raw, best = (
+        torch.stack([energy_score(draws[:, h], question.values[h, : draws.shape[2]]) for h in range(HORIZON)])
+        for draws in (drawn, question.truth, oracle)
+    )  # [H, B], [H, B], [H, b]
+    steps = {"energy": mine.mean(1), "energy_true": raw.mean(1), "energy_oracle": best.mean(1)}
+    steps["energy_ratio"] = mine[:, :few].mean(1) / steps["energy_oracle"]
+    steps["energy_ratio_true"] = steps["energy"] / steps["energy_true"]
+    for level in LEVELS:
+        share, error = zip(*(central_coverage(ranks, level) for ranks in pit), strict=True)
+        steps[f"coverage_error_{100 * level:.0f}"] = (torch.stack(share) - level).abs()
+        steps[f"coverage_se_{100 * level:.0f}"] = torch.stack(error)
+    at_each = {name: values.tolist() for name, values in steps.items()}
+    at_each |= _mode_scores(question, draw, probe_rmse)
+    row: dict[str, float | None] = {"probe_rmse": probe_rmse, "probe_r2": None}
+    for name in MODE_SCORES:
+        row[name] = at_each[name][-1] if name in at_each else None
     row["entropy"] = None
     if question.probabilities is not None:
         row["entropy"] = float(torch.special.entr(question.probabilities).sum())
-    for name in ("energy", "energy_ratio"):
-        row[f"{name}_1"], row[f"{name}_{HORIZON}"] = steps[name][0], steps[name][-1]
-    for level in LEVELS:
-        name = f"coverage_error_{100 * level:.0f}"
-        row[f"{name}_1"], row[f"{name}_{HORIZON}"] = steps[name][0], steps[name][-1]
-    return Scores(row, steps, pit, drawn[:, :, :SHOWN])
+    for name in steps:
+        row[f"{name}_1"], row[f"{name}_{HORIZON}"] = at_each[name][0], at_each[name][-1]
+    return Scores(row, at_each, pit, drawn[:, :, :SHOWN])
 
 
 def _mode_scores(
@@ -187,9 +223,7 @@ def _mode_scores(
         return {}
     count = min(MODE_CONTEXTS, len(question.states))
     drawn = torch.cat([draw(part, MODE_DRAWS) for part in _slices(count)], 2)
-    found: dict[str, list[float]] = {
-        name: [] for name in ("recall", "precision", "total_variation", "nll_gap")
-    }
+    found: dict[str, list[float]] = {name: [] for name in MODE_SCORES}
     for h in range(HORIZON):
         modes, truth = question.places[h, :count], question.truth[:, h, :count]
         radius = mode_radius(truth, modes, probe_rmse)

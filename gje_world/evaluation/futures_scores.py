@@ -69,8 +69,13 @@ def rank_pit(samples: Tensor, value: Tensor, generator: Generator) -> Tensor:
     return (below + ties * place) / (len(samples) + 1)
 
 
-def central_coverage_error(pit: Tensor, levels: tuple[float, ...]) -> Tensor:
-    """How far the share of values in the central intervals is from their probability, `[len(levels)]`."""
-    nominal = torch.tensor(levels)
-    mass = (2 * pit.flatten() - 1).abs()
-    return ((mass[:, None] <= nominal).float().mean(0) - nominal).abs()
+def central_coverage(pit: Tensor, level: float) -> tuple[Tensor, Tensor]:
+    """Share of values in the central intervals of probability `level`, and its standard error: two scalars.
+
+    Variables of one context go together, so the error is that of a mean over contexts.
+
+    Arguments:
+        pit: ranks among the draws, `[B, V]` (`rank_pit`).
+    """
+    inside = ((2 * pit - 1).abs() <= level).float().mean(-1)  # [B]
+    return inside.mean(), inside.std() / len(inside) ** 0.5

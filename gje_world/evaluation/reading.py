@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor, nn
@@ -20,6 +20,7 @@ class Reading:
     offset: Tensor  # [D] and [D]: what embeddings are standardised by
     spread: Tensor
     rmse: float  # root mean squared distance of what is read from what is so
+    r2: float  # share of the variables' variance that is read, 1 at best
 
     @torch.no_grad()
     def __call__(self, z: Tensor) -> Tensor:
@@ -50,6 +51,7 @@ def fit_reading(z: Tensor, y: Tensor, z_test: Tensor, y_test: Tensor, seed: int 
             loss.backward()
             optimiser.step()
             schedule.step()
-    found = Reading(network.eval().requires_grad_(False), offset, spread, rmse=0.0)
-    rmse = (found(z_test) - y_test).square().sum(-1).mean().sqrt()
-    return Reading(found.network, offset, spread, float(rmse))
+    found = Reading(network.eval().requires_grad_(False), offset, spread, rmse=0.0, r2=0.0)
+    error = (found(z_test) - y_test).square().sum(-1).mean()
+    variance = (y_test - y_test.mean(0)).square().sum(-1).mean()
+    return replace(found, rmse=float(error.sqrt()), r2=1 - float(error / variance))

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from gje_world.plots.boards import MISSING, Board, draw_boards
 from gje_world.plots.page import Tile
-from gje_world.plots.style import BLUE, INK, MUTED, ORANGE, styled
+from gje_world.plots.style import BLUE, INK, MUTED, ORANGE, PALETTE, styled
 from gje_world.plots.table_report import write_table_report
 
 Rows = Sequence[Mapping[str, Any]]
 Portraits = Mapping[tuple[str, str], tuple[npt.NDArray, npt.NDArray]]
 
+PANELS = 4  # in a row
 BOARDS = tuple(
     Board(title, itemgetter(column), written.format, badness)
     for title, column, written, badness in (
@@ -30,6 +34,62 @@ BOARDS = tuple(
         ("coverage error at 90 %, 5 steps", "coverage_error_90_5", "{:.1%}", lambda error: error / 0.1),
     )
 )
+
+
+@styled
+def coverage_by_step(steps: Rows) -> Figure:
+    """Coverage error at 90 % at each step ahead, mean over seeds: a panel for each world, a line for each
+    predictor, with bands of two standard errors over contexts."""
+    worlds, predictors = (list(dict.fromkeys(row[key] for row in steps)) for key in ("world", "predictor"))
+    figure, panels = _panels(len(worlds))
+    for axes, world in zip(panels, worlds, strict=False):
+        for predictor, colour in zip(predictors, cycle(PALETTE)):
+            lines = [row for row in steps if (row["world"], row["predictor"]) == (world, predictor)]
+            if not lines:
+                continue
+            ahead = sorted({row["step"] for row in lines})
+            error, deviation = (
+                np.array([np.mean([row[name] for row in lines if row["step"] == step]) for step in ahead])
+                for name in ("coverage_error_90", "coverage_se_90")
+            )
+            axes.plot(ahead, error, "o-", ms=3, color=colour, label=predictor.replace("_", " "))
+            low = (error - 2 * deviation).clip(min=0)
+            axes.fill_between(ahead, low, error + 2 * deviation, color=colour, alpha=0.12, linewidth=0)
+        axes.set_title(world.replace("_", " "), fontsize=7.5)
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    panels[0].legend(fontsize=6)
+    return figure
+
+
+@styled
+def ranks_by_step(steps: Rows) -> Figure:
+    """Ranks of what happened among the draws (PIT) of the first seed: a line for each step ahead, the darker
+    the further. Level where calibrated; high at the ends where too sure, in the middle where too wide."""
+    pairs = list(dict.fromkeys((row["world"], row["predictor"]) for row in steps))
+    figure, panels = _panels(len(pairs))
+    for axes, (world, predictor) in zip(panels, pairs, strict=False):
+        lines = [row for row in steps if (row["world"], row["predictor"]) == (world, predictor)]
+        lines = [row for row in lines if row["seed"] == lines[0]["seed"]]
+        bins = sum(name.startswith("pit_") for name in lines[0])
+        for row in lines:
+            density = [bins * row[f"pit_{place}"] for place in range(bins)]
+            shade = 0.2 + 0.8 * row["step"] / len(lines)
+            axes.stairs(density, np.linspace(0, 1, bins + 1), color=BLUE, alpha=shade)
+        axes.axhline(1, color=MUTED, lw=0.8, ls="--")
+        axes.set_title(f"{world}, {predictor}".replace("_", " "), fontsize=6.5)
+        axes.set_ylim(0, 3)
+    return figure
+
+
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    """A figure of so many small panels in rows of four."""
+    rows = -(-count // PANELS)
+    figure = Figure(figsize=(9, 1.7 * rows + 0.3), layout="constrained")
+    panels = list(figure.subplots(rows, PANELS, squeeze=False).flat)
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    return figure, panels
 
 
 @styled
@@ -65,17 +125,18 @@ def scoreboard(rows: Rows) -> Figure:
     return draw_boards(rows, "world", "predictor", BOARDS)
 
 
-def write_report(run_dir: Path, rows: Rows, folder: Path, config: str) -> Path:
+def write_report(run_dir: Path, rows: Rows, steps: Rows, config: str) -> Path:
     """Writes `report.html` and its figures in `plots/`; the path of the report.
 
     Arguments:
+        run_dir: also holds the portraits, in `portraits/`.
         rows: of `table.csv`, in the order to show them.
-        folder: that holds the portraits.
+        steps: of `steps.csv`, a row for each step ahead.
         config: the benchmark's options, as text.
     """
     portraits = {}
     for row in rows:
-        path = folder / f"{row['world']}-{row['predictor']}-{row['seed']}.npz"
+        path = run_dir / "portraits" / f"{row['world']}-{row['predictor']}-{row['seed']}.npz"
         if (row["world"], row["predictor"]) not in portraits and path.exists():
             with np.load(path) as found:
                 portraits[row["world"], row["predictor"]] = (found["draws"], found["places"])
@@ -88,6 +149,20 @@ def write_report(run_dir: Path, rows: Rows, folder: Path, config: str) -> Path:
             gallery(portraits),
         ),
         ("scoreboard", "Scores", "On held-out contexts, mean over seeds.", scoreboard(rows)),
+        (
+            "coverage",
+            "Coverage at each step ahead",
+            "How far the central intervals of 90 % are from holding 90 % of what happened; bands of two "
+            "standard errors over contexts.",
+            coverage_by_step(steps),
+        ),
+        (
+            "ranks",
+            "Ranks at each step ahead",
+            "Of what happened among the draws (PIT), one line a step, the darker the further. Level where "
+            "calibrated.",
+            ranks_by_step(steps),
+        ),
     )
     tiles = [
         Tile(f"{row['recall']:.0%} · {row['total_variation']:.3f}", f"{row['world']}: ways found, variation")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -36,14 +38,15 @@ from gje_world.training.devices import keep_freed_memory, set_threads
 from gje_world.training.origin import origin
 from gje_world.training.run_directory import RunDirectory
 from gje_world.training.suite import fill_table
-from gje_world.training.tables import Row, write_markdown
-from gje_world.video.recipe import (
+from gje_world.training.tables import Row, read_rows, write_markdown, write_rows
+from gje_world.video.futures_models import (
     PART,
     Recipe,
     VideoPredictor,
     around,
     embed_episodes,
     episodes,
+    episodes_and_states,
     learn_beliefs,
     learn_encoder,
 )
@@ -55,22 +58,26 @@ MOST_NEIGHBOURS = 10_000  # training episodes among which they are looked for
 PREDICTORS = (
     "oracle",
     "mixture",
-    "low_rank_mixture",
+    "diagonal_mixture",
     "diagonal",
     "flow",
     "squared_error",
     "nearest_neighbour",
 )
 BY_DEFAULT = ("oracle", "mixture", "squared_error", "nearest_neighbour")
-KINDS = {"seed": int} | dict.fromkeys(("world", "predictor", "command", "commit", "machine"), str)
+KEY = ("world", "predictor", "seed")
+BINS = 10  # of the PIT histogram of each step ahead
+KINDS = {"seed": int, "step": int} | dict.fromkeys(
+    ("world", "predictor", "command", "commit", "machine"), str
+)
 
 BENCHMARK_ABOUT = """
 gje-video benchmark: several futures of worlds whose law is known, predicted, and held against the truth.
 
 Each row of table.csv is one predictor in one world: share of the ways found, of draws on any way, total
 variation of their probabilities, energy score over the true law's, coverage errors. docs/futures_card.md
-defines all. Results stand in the run directory: table.csv, table.md, report.html, plots/. The same command on
-the same run directory goes on where it stopped.
+defines all. Results stand in the run directory: table.csv, steps.csv (each step ahead), table.md,
+report.html, plots/. The same command on the same run directory goes on where it stopped.
 
   gje-video benchmark                                             all worlds
   gje-video benchmark worlds=[junction_2,coin] predictors=[mixture,oracle]
@@ -104,8 +111,8 @@ class BenchmarkConfig:
 CHANGEABLE = ("run_dir", "worlds", "predictors", "seeds", "threads")
 
 
-def check(config: BenchmarkConfig) -> None:
-    """Refuses what cannot work, before any work.
+def check(config: BenchmarkConfig) -> dict[str, Simulated]:
+    """Refuses what cannot work, before any work; the simulated worlds asked for, which had to be made for it.
 
     Raises:
         ConfigError: the first option found wrong.
@@ -121,17 +128,19 @@ def check(config: BenchmarkConfig) -> None:
         make_world("bounce", config.image_size)
     except ValueError as error:
         raise ConfigError(f"image_size={config.image_size}: {error}") from error
+    simulated = {}
     for name in config.worlds or NAMES:
         if name in SIMULATED:
             try:
-                simulated_world(name, config.image_size)
+                simulated[name] = simulated_world(name, config.image_size)
             except RuntimeError as error:
                 raise ConfigError(f"worlds=[{name}] cannot be drawn: {error}") from error
+    return simulated
 
 
 def benchmark(config: BenchmarkConfig) -> int:
     """Learns and scores what is not yet done, row by row; the exit status."""
-    check(config)
+    simulated = check(config)
     set_threads(config.threads)
     keep_freed_memory()
     worlds, predictors = config.worlds or list(NAMES), config.predictors or list(BY_DEFAULT)
@@ -143,13 +152,12 @@ def benchmark(config: BenchmarkConfig) -> int:
         if predictor not in UNLEARNT or seed == 1
     ]
     with RunDirectory.open(config.run_dir, plain_value(config), changeable=CHANGEABLE) as run:
-        folder = run.path / "portraits"
-        folder.mkdir(exist_ok=True)
+        (run.path / "portraits").mkdir(exist_ok=True)
         rows = fill_table(
             run.path / "table.csv",
             wanted,
-            ("world", "predictor", "seed"),
-            Bench(config, folder).row,
+            KEY,
+            Bench(config, run.path, simulated).row,
             updates=config.encoder_updates + config.updates,
             told=told,
             kinds=KINDS,
@@ -164,65 +172,94 @@ def benchmark(config: BenchmarkConfig) -> int:
             )
         )
         write_markdown(run.path / "table.md", rows, COLUMNS)
-        report = write_report(run.path, rows, folder, run.config.read_text(encoding="utf-8"))
+        steps = read_rows(run.path / "steps.csv", KINDS)
+        report = write_report(run.path, rows, steps, run.config.read_text(encoding="utf-8"))
     print(f"report: {report}")
     return 0
+
+
+class Seen(NamedTuple):
+    """What models of one world and seed have in common."""
+
+    frames: Tensor  # of the first part of the training episodes
+    encoder: ConvEncoder
+    z: Tensor  # [N, T, D], of all training episodes
+    seconds: float  # of the CPU, that all this took
 
 
 class Bench:
     """Makes predictors and scores them; what those of one world have in common is made once.
 
     Arguments:
-        folder: where portraits are kept.
+        folder: the run directory, where the scores of each step ahead and portraits are kept.
+        simulated: simulated worlds by name, where they are at hand.
     """
 
-    def __init__(self, config: BenchmarkConfig, folder: Path):
-        self.config, self.folder = config, folder
+    def __init__(self, config: BenchmarkConfig, folder: Path, simulated: dict[str, Simulated] | None = None):
+        self.config, self.folder, self.simulated = config, folder, simulated or {}
         self._world: tuple[str, World, Question] | None = None
-        self._encoder: tuple[tuple[str, int], ConvEncoder, Tensor] | None = None
+        self._seen: tuple[tuple[str, int], Seen] | None = None
 
     def row(self, name: str, predictor: str, seed: int, advance: Callable[[], None]) -> Row:
-        """The row of a predictor in the world called `name`."""
+        """The row of a predictor in the world called `name`; what it scores at each step is kept before."""
         world, question = self.ask(name)
+        seconds = None
         if predictor == "oracle":
             scores = score_oracle(world, question)
         else:
-            scores = score(world, self.predictor(name, world, predictor, seed, advance), question)
-        save_portrait(self.folder / f"{name}-{predictor}-{seed}.npz", scores, question)
-        row: Row = {"world": name, "predictor": predictor, "seed": seed}
-        row |= {column: None if value is None else round(value, 6) for column, value in scores.row.items()}
-        return row | origin()
+            made, seconds = self.predictor(name, world, predictor, seed, advance)
+            scores = score(world, made, question)
+        key = dict(zip(KEY, (name, predictor, seed), strict=True))
+        save_portrait(self.folder / "portraits" / f"{name}-{predictor}-{seed}.npz", scores, question)
+        keep_steps(self.folder / "steps.csv", key, scores)
+        row: Row = key | {column: rounded(value) for column, value in scores.row.items()}
+        return row | {"training_cpu_seconds": None if seconds is None else round(seconds, 1)} | origin()
 
     def ask(self, name: str) -> tuple[World, Question]:
         if self._world is None or self._world[0] != name:
-            size = self.config.image_size
-            world = simulated_world(name, size) if name in SIMULATED else make_world(name, size)
+            world = self.simulated.get(name) or generated_or_simulated(name, self.config.image_size)
             self._world = (name, world, ask(world, contexts=self.config.contexts))
         return self._world[1:]
 
     def predictor(
         self, name: str, world: World, predictor: str, seed: int, advance: Callable[[], None]
-    ) -> Predictor:
+    ) -> tuple[Predictor, float]:
+        """A predictor, and the seconds of the CPU that making it took: of its encoder, its data, itself."""
+        start = time.process_time()
         if ":" in predictor:
-            return maker(predictor)(world, seed)
+            return maker(predictor)(world, seed), time.process_time() - start
         c = self.config
         count = min(c.episodes, world.most_episodes)
         if predictor == "nearest_neighbour":
             parts = range(-(-min(count, MOST_NEIGHBOURS) // PART))
-            clips = torch.cat([around_decision(world, *episodes(world, seed, part)) for part in parts])
-            return NearestNeighbours(clips[:MOST_NEIGHBOURS], HORIZON)
+            clips = [around_decision(world, *episodes_and_states(world, seed, part)) for part in parts]
+            neighbours = NearestNeighbours(torch.cat(clips)[:MOST_NEIGHBOURS], HORIZON)
+            return neighbours, time.process_time() - start
         recipe = Recipe(
             belief=predictor, episodes=count, encoder_updates=c.encoder_updates, updates=c.updates
         )
-        if self._encoder is None or self._encoder[0] != (name, seed):
-            encoder = learn_encoder(world, recipe, seed, advance)
-            z = embed_episodes(around(encoder, world, recipe, seed), world, recipe, seed)
-            self._encoder = ((name, seed), encoder, z)
-        _, encoder, z = self._encoder
-        model = around(encoder, world, recipe, seed)
-        learn_beliefs(model, z, recipe, seed, advance)
+        seen = self.seen(name, world, recipe, seed, advance)
+        start = time.process_time()
+        model = around(seen.encoder, seen.frames, recipe, seed)
+        learn_beliefs(model, seen.z, recipe, seed, advance)
         torch.manual_seed(seed)  # of its draws, whether or not it was learnt in this process's first go
-        return VideoPredictor(model)
+        return VideoPredictor(model), seen.seconds + time.process_time() - start
+
+    def seen(self, name: str, world: World, recipe: Recipe, seed: int, advance: Callable[[], None]) -> Seen:
+        """Encoder and embeddings that all beliefs about a world are learnt with; made once for a seed."""
+        if self._seen is None or self._seen[0] != (name, seed):
+            start = time.process_time()
+            frames = episodes(world, seed, 0)
+            encoder = learn_encoder(frames, recipe, seed, advance)
+            model = around(encoder, frames, recipe, seed)
+            z = embed_episodes(model, frames, world, recipe, seed)
+            self._seen = ((name, seed), Seen(frames, encoder, z, time.process_time() - start))
+        return self._seen[1]
+
+
+def generated_or_simulated(name: str, size: int) -> World:
+    """The world called `name`, of whichever kind it is."""
+    return simulated_world(name, size) if name in SIMULATED else make_world(name, size)
 
 
 def maker(name: str) -> Callable[[World, int], Predictor]:
@@ -270,6 +307,22 @@ def save_portrait(path: Path, scores: Scores, question: Question) -> None:
         np.savez(file, draws=scores.shown.numpy(), places=places.numpy())
 
 
+def keep_steps(table: Path, key: Row, scores: Scores) -> None:
+    """Writes the scores of each step ahead into `table`, in the place of those it has by the same `key`."""
+    kept = [row for row in read_rows(table, KINDS) if any(row[name] != key[name] for name in key)]
+    for step, ranks in enumerate(scores.pit):
+        row = key | {"step": step + 1}
+        row |= {name: rounded(values[step]) for name, values in scores.steps.items()}
+        shares = ranks.flatten().histc(BINS, 0, 1) / ranks.numel()
+        kept.append(row | {f"pit_{place}": rounded(float(share)) for place, share in enumerate(shares)})
+    write_rows(table, kept)
+
+
+def rounded(value: float | None) -> float | None:
+    """A score as tables have it."""
+    return None if value is None else round(value, 6)
+
+
 def percent(name: str) -> Callable[[Row], str]:
     return lambda row: "–" if row[name] is None else f"{100 * row[name]:.1f} %"
 
@@ -280,9 +333,15 @@ def number(name: str) -> Callable[[Row], str]:
 
 def worst_coverage(step: int) -> Callable[[Row], str]:
     def tell(row: Row) -> str:
-        return f"{100 * max(row[f'coverage_error_{100 * level:.0f}_{step}'] for level in LEVELS):.1f}"
+        error, level = max((row[f"coverage_error_{100 * level:.0f}_{step}"], level) for level in LEVELS)
+        return f"{100 * error:.1f} ± {100 * row[f'coverage_se_{100 * level:.0f}_{step}']:.1f}"
 
     return tell
+
+
+def minutes(row: Row) -> str:
+    seconds = row["training_cpu_seconds"]
+    return "–" if seconds is None else f"{seconds / 60:.1f}"
 
 
 COLUMNS: dict[str, Callable[[Row], str]] = {
@@ -298,6 +357,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     f"{HORIZON} steps": number(f"energy_ratio_{HORIZON}"),
     "worst coverage error, points, 1 step": worst_coverage(1),
     f"{HORIZON} steps ": worst_coverage(HORIZON),
+    "training, CPU minutes": minutes,
 }
 
 

@@ -6,18 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gje_world.beliefs import make_head
 from gje_world.data.clips import ClipBatch
-from gje_world.networks import mlp
 from gje_world.networks.decoder import Decoder
 from gje_world.objectives import Objective
 from gje_world.objectives.statistics import distributed
 from gje_world.options import option
 from gje_world.training.engine import Learner
+from gje_world.video.losses import annealed, noisy_view, open_loop_error, view_predictor
 from gje_world.video_model import VideoModel
-from gje_world.world_model import LOG_STD_BOUNDS
 
 DECODED = 8  # clips of a batch that the decoder learns from: it is for looking only, and may not cost much
 VIEW_HIDDEN = 128
@@ -78,8 +76,7 @@ class VideoLearner(Learner):
         self.target_encoder = objective.momentum_encoder(model.encoder)
         self.view_predictor = None
         if config.views:
-            head = make_head("diagonal", VIEW_HIDDEN, model.dim, log_std_bounds=LOG_STD_BOUNDS)
-            self.view_predictor = nn.Sequential(mlp(model.dim, VIEW_HIDDEN, 1), head)
+            self.view_predictor = view_predictor(model.dim, VIEW_HIDDEN)
         self.resting = 0 if model.frozen else updates - round(config.settle * updates)  # from this update on
         self.updates, self.resolution = updates, getattr(objective, "resolution", 0.0)
         self.begin(0)
@@ -135,7 +132,10 @@ class VideoLearner(Learner):
             if c.views:
                 parts["loss/views"] = self.view_error(z, batch.frames)
         if c.open_loop:
-            parts["loss/open_loop"] = self.open_loop_error(z, z_target, actions)
+            past = z.shape[1] - c.horizon
+            parts["loss/open_loop"] = open_loop_error(
+                model, objective, z, z_target, actions, past, c.particles
+            )
         loss = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
         parts["loss/decoder"] = self.decoder_error(z.detach(), batch.frames)
         metrics = {name: value.detach() for name, value in parts.items()}
@@ -146,32 +146,17 @@ class VideoLearner(Learner):
         return loss, metrics
 
     def annealed(self) -> float:
-        """Resolution of the likelihood now: it falls geometrically over the first 60 % of the second phase.
-
-        What is far apart is found first, so that no component of a mixture is left without a share.
-        """
-        progress = (self.update - self.resting) / max(1, 0.6 * (self.updates - self.resting))
-        return self.resolution * min(1.0, self.config.finest / self.resolution) ** min(1.0, progress)
+        """Resolution of the likelihood now, which falls in the second phase."""
+        progress = (self.update - self.resting) / max(1, self.updates - self.resting)
+        return annealed(self.resolution, self.config.finest, progress)
 
     def view_error(self, z: Tensor, frames: Tensor) -> Tensor:
         """Loss of an embedding of each clip, of `z [B, L, D]`, as told from a noisy view of what it is of."""
         assert self.view_predictor is not None
         rows, place = self.random_places(z)
         obs = self.model.stacked(frames)[rows, place]
-        noisy = obs.float() + self.config.noise * torch.randn(obs.shape, device=obs.device)
-        view = self.model.encoder(noisy.round().clamp(0, 255).to(torch.uint8))
+        view = self.model.encoder(noisy_view(obs, self.config.noise))
         return self.objective.predict(self.view_predictor(view).translate(view), z[rows, place]).mean()
-
-    def open_loop_error(self, z: Tensor, z_target: Tensor, actions: Tensor) -> Tensor:
-        """Loss of the embeddings after the history of each clip but the first, along sampled futures.
-
-        Few particles leave gaps between them, which are least costly where the beliefs are wider than true.
-        """
-        past = z.shape[1] - self.config.horizon
-        later = self.model.unroll(z[:, :past], actions, self.config.particles)[1:]
-        targets = z_target[:, past + 1 :].unbind(1)
-        each = [self.objective.predict(b, target).mean() for b, target in zip(later, targets, strict=True)]
-        return torch.stack(each).mean()
 
     def decoder_error(self, z: Tensor, frames: Tensor) -> Tensor:
         """Error of the pictures of an embedding each of a few clips, of `z [B, L, D]`."""

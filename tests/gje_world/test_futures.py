@@ -1,15 +1,28 @@
 """The multiple-futures benchmark: the truth scores perfectly, and each score finds what it is for."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import Generator
 
+from gje_world.data.simulated import Simulated
+from gje_world.data.world import World
 from gje_world.data.worlds import WORLDS, make_world
-from gje_world.evaluation.futures import CONTEXT, HORIZON, Functions, ask, score, score_draws, score_oracle
+from gje_world.evaluation.futures import (
+    CONTEXT,
+    HORIZON,
+    Functions,
+    ask,
+    read_truth,
+    score,
+    score_draws,
+    score_oracle,
+)
 from gje_world.evaluation.futures_baselines import NearestNeighbours
 from gje_world.evaluation.futures_scores import (
-    central_coverage_error,
+    central_coverage,
     mode_radius,
     nll_gap,
     rank_pit,
@@ -30,8 +43,9 @@ def junction():
 def test_the_true_law_scores_perfectly(name):
     world = make_world(name, 32)
     row = score_oracle(world, ask(world, contexts=FEW)).row
-    assert row["energy_ratio_1"] == pytest.approx(1, abs=0.05)
-    assert row[f"energy_ratio_{HORIZON}"] == pytest.approx(1, abs=0.05)
+    for step in (1, HORIZON):  # by definition
+        assert row[f"energy_ratio_{step}"] == pytest.approx(1, abs=1e-6)
+        assert row[f"energy_ratio_true_{step}"] == pytest.approx(1, abs=1e-6)
     assert max(row[f"coverage_error_{level}_{HORIZON}"] for level in (50, 90, 95)) < 0.08
     if row["entropy"] is None:
         assert row["recall"] is None
@@ -51,6 +65,85 @@ def drawing(world, question, change, seed=0):
         return change(torch.from_numpy(world.readable(drawn)), part)
 
     return draw
+
+
+def misread(values, error):
+    """What a smooth probe that errs by so much makes of places `[..., 2]`: nearly the same nearby."""
+    return values + error * torch.stack([(5 * values[..., 0]).sin(), (5 * values[..., 1] + 2).cos()], -1)
+
+
+@pytest.mark.parametrize("name, punished", [("junction_1", 1.3), ("junction_3", 1.03)])
+def test_the_true_law_read_by_a_probe_that_errs_is_as_good_as_the_oracle_read_by_the_same(name, punished):
+    world, error = make_world(name, 32), 0.03
+    question = ask(world, contexts=FEW)
+    oracle, happened = misread(question.truth[:, :, :128], error), misread(question.values, error)
+
+    def scored(change):
+        draw = drawing(world, question, lambda drawn, _: misread(change(drawn), error))
+        return score_draws(question, draw, happened, error, oracle).row
+
+    row = scored(lambda drawn: drawn)
+    assert row["energy_ratio_true_1"] > punished  # its probe's fault, not its own
+    for step in (1, HORIZON):
+        assert row[f"energy_ratio_{step}"] == pytest.approx(1, abs=0.03)
+    wide = scored(lambda drawn: drawn.mean(0) + 3 * (drawn - drawn.mean(0)))
+    assert wide[f"energy_ratio_{HORIZON}"] > 1.1  # and what is its own fault still shows
+
+
+@pytest.mark.parametrize("error", [0.0, 0.03, 0.1])
+def test_the_best_point_costs_at_most_twice_the_oracle_however_coarse_the_probe(junction, error):
+    world, question = junction
+    best = question.truth.mean(0, keepdim=True)
+    draw = drawing(world, question, lambda drawn, part: best[:, :, part].expand_as(drawn))
+    oracle = misread(question.truth[:, :, :128], error)
+    row = score_draws(question, draw, misread(question.values, error), error, oracle).row
+    assert 1.4 < row[f"energy_ratio_{HORIZON}"] < 2.02
+    assert row[f"energy_ratio_{HORIZON}"] < 1.02 * row[f"energy_ratio_true_{HORIZON}"]
+
+
+def test_true_draws_are_read_from_their_frames_after_their_context():
+    world = make_world("bounce", 32)
+    question = ask(world, contexts=4)
+
+    def embed(frames):  # the bright pixels' centre of mass, and what it was a frame before
+        pixels = (frames[:, :, 0].float() - 26).clamp(min=0)
+        grid = (torch.arange(32) + 0.5) / 16 - 1
+        total = pixels.sum((-2, -1))
+        place = torch.stack([(pixels.sum(-2) @ grid) / total, (pixels.sum(-1) @ grid) / total], -1)
+        return torch.cat([place[:, 1:], place[:, :-1]], -1)
+
+    class Newest:
+        def __call__(self, z):
+            return z[..., :2]
+
+    class Before:
+        def __call__(self, z):
+            return z[..., 2:]
+
+    predictor = Functions(embed, None)
+    read = read_truth(world, predictor, question, Newest())
+    assert read.shape == question.truth.shape
+    assert (read - question.truth).abs().mean() < 0.05
+    before = read_truth(world, predictor, question, Before())
+    torch.testing.assert_close(before[:, 1:], read[:, :-1])
+    assert torch.equal(before[0, 0], before[1, 0])  # the context's last frame, whatever is drawn
+
+
+@pytest.mark.parametrize("contexts", [world.contexts for world in (World, Simulated)])
+def test_there_are_contexts_enough_to_measure_coverage_to_two_points(contexts):
+    assert 2 * (0.9 * 0.1 / contexts) ** 0.5 < 0.02  # two standard errors at 90 %, of independent contexts
+
+
+def test_the_error_of_a_coverage_is_that_of_a_mean_over_contexts():
+    pit = torch.rand(400, 1, generator=Generator().manual_seed(0))
+    share, error = central_coverage(pit, 0.9)
+    assert float(error) == pytest.approx(float((share * (1 - share) / 399) ** 0.5), rel=1e-4)
+    again, same = central_coverage(pit.expand(400, 3), 0.9)  # variables that go together tell nothing new
+    assert (again, same) == (share, error)
+    estimates = [central_coverage(torch.rand(400, 2), 0.9) for _ in range(300)]
+    spread = torch.stack([share for share, _ in estimates]).std()
+    told = torch.stack([error for _, error in estimates]).mean()
+    assert float(told / spread) == pytest.approx(1, abs=0.15)
 
 
 def test_the_mean_of_all_futures_finds_no_way_and_costs_up_to_twice_the_truth(junction):
@@ -119,10 +212,12 @@ def test_a_predictor_of_two_functions_is_scored_through_its_own_embedding(juncti
         drawn = world.sample_futures(question.states[where], horizon, count, np.random.default_rng(0))
         return told(torch.from_numpy(world.readable(drawn)))
 
-    scores = score(world, Functions(lambda frames: told(place(frames)), sample), question)
+    few = replace(question, true_states=question.true_states[:, :, :8])
+    scores = score(world, Functions(lambda frames: told(place(frames)), sample), few)
     assert 0 < scores.row["probe_rmse"] < 0.1
     assert scores.row["recall"] == 1 and scores.row["precision"] > 0.95
     assert scores.row["total_variation"] < 0.04
+    assert scores.row["probe_r2"] > 0.9
 
 
 def test_neighbours_answer_with_futures_that_followed(junction):
@@ -149,9 +244,10 @@ def test_ranks_are_uniform_where_values_are_drawn_like_the_samples_ties_and_all(
     pit = rank_pit(coarse[:100], coarse[100], generator)
     counts = torch.histc(pit, 10, 0, 1)
     assert float((counts / 400 - 1).abs().max()) < 0.2
-    assert float(central_coverage_error(pit, (0.5, 0.9)).max()) < 0.02
+    for level in (0.5, 0.9):
+        assert float(central_coverage(pit[:, None], level)[0]) == pytest.approx(level, abs=0.02)
     narrow = rank_pit(0.5 * coarse[:100], coarse[100], generator)
-    assert float(central_coverage_error(narrow, (0.5,))) > 0.1
+    assert float(central_coverage(narrow[:, None], 0.5)[0]) < 0.4
 
 
 def test_the_probe_reads_what_is_folded_and_leaves_the_random_state_alone(monkeypatch):
@@ -162,6 +258,8 @@ def test_the_probe_reads_what_is_folded_and_leaves_the_random_state_alone(monkey
     before = torch.get_rng_state()
     reading = fit_reading(z[:3000], y[:3000], z[3000:], y[3000:])
     assert reading.rmse < 0.06
+    error = (reading(z[3000:]) - y[3000:]).square().mean()
+    assert reading.r2 == pytest.approx(1 - float(error / y[3000:].var(0, correction=0).mean()), abs=1e-5)
     assert torch.equal(before, torch.get_rng_state())
     blind = fit_reading(z[:3000, 4:], y[:3000], z[3000:, 4:], y[3000:])
-    assert blind.rmse > 0.5
+    assert blind.rmse > 0.5 and blind.r2 < 0.6

@@ -1,0 +1,322 @@
+"""The models that the multiple-futures benchmark learns: an encoder, then beliefs over what it embeds.
+
+A free encoder is best paid for making an open question invisible: what cannot be seen need not be predicted.
+So what the encoder learns by may be told apart from what is to be predicted with it
+(`benchmarks/futures_study.py`, docs/futures_study.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from gje_world.data.world import World
+from gje_world.evaluation.scores import energy_score
+from gje_world.networks import ConvEncoder
+from gje_world.networks.decoder import Decoder
+from gje_world.objectives import Objective, make_objective
+from gje_world.training.schedules import warm_cosine
+from gje_world.video.losses import annealed, noisy_view, view_predictor
+from gje_world.video_model import PredictorConfig, VideoModel
+
+LENGTH = 12  # frames of a training episode
+PART = 500  # episodes made and embedded at once
+OBSERVED = 256  # observations that an update of the encoder learns from, where it learns from single ones
+AVERAGED = 20  # of this part of all updates the weights of a predictor are the average
+ENCODERS = ("views", "dynamics", "reconstruct", "random")
+BELIEFS: dict[str, dict[str, Any]] = {
+    "mixture": {"name": "mixture", "components": 16, "rank": 3},
+    "diagonal_mixture": {"name": "mixture", "components": 16},
+    "diagonal": {"name": "diagonal"},
+    "flow": {"name": "flow"},
+    "squared_error": {"name": "point"},
+}
+"""Options of `make_head` by the benchmark's word for the belief."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a predictor is learnt; `docs/futures_study.md` tells what the defaults rest on.
+
+    Raises:
+        ValueError: there is no such belief or encoder, or futures cannot be sampled so far or so few.
+    """
+
+    belief: str = "mixture"
+    dim: int = 16  # D
+    encoder: str = (
+        "views"  # what it learns by: noisy views of a frame, the dynamics, its pictures, or nothing
+    )
+    encoder_updates: int = 400
+    encoder_lr: float = 1e-3
+    width: int = 16  # channels of the encoder's first convolutions
+    noise: float = 30.0  # views: standard deviation of the pixels' noise, in grey levels
+    encoder_resolution: float = 0.3
+    frame_stack: int = 1
+    objective: dict[str, Any] = field(default_factory=dict)  # options of the encoder's, beside its resolution
+    unroll: int = 0  # dynamics: steps also learnt along sampled futures
+    history: int = 5  # embeddings that the predictor looks at
+    hidden: int = 128
+    layers: int = 3
+    episodes: int = 60_000  # that beliefs are learnt from; each holds one draw of the way
+    updates: int = 4_000
+    batch: int = 64
+    lr: float = 2e-3
+    resolution: float = 0.01  # at the end
+    first_resolution: float = 0.5
+    open_loop: float = 0.0  # weight of the energy score of sampled futures, over beliefs after true pasts
+    open_loop_steps: int = 4
+    particles: int = 4  # sampled futures of each path
+
+    def __post_init__(self) -> None:
+        for name, known in (("belief", tuple(BELIEFS)), ("encoder", ENCODERS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}")
+        if self.open_loop and not 1 <= self.open_loop_steps <= LENGTH - self.history:
+            raise ValueError(
+                f"open_loop_steps must be between 1 and {LENGTH - self.history}, what episodes of {LENGTH} "
+                f"frames leave after history={self.history}; got {self.open_loop_steps}"
+            )
+        if self.open_loop and self.particles < 2:
+            raise ValueError(f"particles must be at least 2, got {self.particles}")
+
+
+class VideoPredictor:
+    """A :class:`VideoModel` without actions, as the benchmark asks it."""
+
+    def __init__(self, model: VideoModel):
+        self.model = model
+
+    def embed(self, frames: Tensor) -> Tensor:
+        return self.model.embed(frames)
+
+    def sample(self, context: Tensor, horizon: int, count: int) -> Tensor:
+        z = self.model.embed(context)
+        return self.model.imagine(z, no_action(z, z.shape[1] - 1 + horizon), count).transpose(0, 1)
+
+
+def learn(world: World, recipe: Recipe, seed: int, advance: Callable[[], None] = lambda: None) -> VideoModel:
+    """A model of the world, learnt from episodes of that seed.
+
+    Arguments:
+        advance: called after each of `recipe.encoder_updates + recipe.updates` gradient steps.
+    """
+    frames = episodes(world, seed, 0)
+    model = around(learn_encoder(frames, recipe, seed, advance), frames, recipe, seed)
+    learn_beliefs(model, embed_episodes(model, frames, world, recipe, seed), recipe, seed, advance)
+    return model
+
+
+def learn_encoder(
+    frames: Tensor, recipe: Recipe, seed: int, advance: Callable[[], None] = lambda: None
+) -> ConvEncoder:
+    """The encoder of a recipe: the same one whatever belief is then learnt with it.
+
+    Arguments:
+        frames: of the first part of the training episodes, uint8 `[N, T, C, H, W]`.
+    """
+    recipe = replace(recipe, belief="mixture")
+    torch.manual_seed(seed)
+    channels, size = frames.shape[2] * recipe.frame_stack, frames.shape[-1]
+    encoder = ConvEncoder(channels, recipe.dim, size, recipe.width)
+    whole = make_model(encoder, recipe, frozen=False)
+    whole.centre_on(frames[:100])
+    if recipe.encoder == "dynamics":
+        learn_by_dynamics(whole, frames, recipe, seed, advance)
+    elif recipe.encoder == "views":
+        learn_by_views(encoder, whole.stacked(frames).flatten(0, 1), recipe, seed, advance)
+    elif recipe.encoder == "reconstruct":
+        learn_by_pictures(encoder, whole.stacked(frames).flatten(0, 1), recipe, seed, advance)
+    return encoder
+
+
+def around(encoder: ConvEncoder, frames: Tensor, recipe: Recipe, seed: int) -> VideoModel:
+    """A new model around a finished encoder, whose embeddings of `frames` it brings to unit scale."""
+    torch.manual_seed(seed)
+    model = make_model(encoder, recipe, frozen=True)
+    model.centre_on(frames)
+    return model
+
+
+@torch.no_grad()
+def embed_episodes(model: VideoModel, frames: Tensor, world: World, recipe: Recipe, seed: int) -> Tensor:
+    """Embeddings `[N, T, D]` of the episodes that beliefs are learnt from, made and embedded part by part.
+
+    Arguments:
+        frames: of the first part.
+    """
+    later = (episodes(world, seed, part) for part in range(1, -(-recipe.episodes // PART)))
+    z = torch.cat([model.embed(clips) for part in chain([frames], later) for clips in part.split(50)])
+    return z[: recipe.episodes]
+
+
+def learn_by_views(
+    encoder: ConvEncoder, obs: Tensor, recipe: Recipe, seed: int, advance: Callable[[], None]
+) -> None:
+    """Teaches the encoder by GJE of two views of each of `obs [N, C, H, W]`, noisy in every pixel.
+
+    What is told of a frame is then what can be told of it through noise, whether it can be predicted or not.
+    """
+    predictor = view_predictor(recipe.dim, 64)
+    objective = encoder_objective(recipe)
+    generator = Generator().manual_seed(seed)
+
+    def loss(_: int) -> Tensor:
+        chosen = obs[torch.randint(len(obs), (OBSERVED,), generator=generator)]
+        z = encoder(torch.cat([noisy_view(chosen, recipe.noise, generator) for _ in range(2)]))
+        belief = predictor(z).translate(z)
+        return objective.predict(belief, z.roll(len(chosen), 0)).mean() + objective.marginal(z)
+
+    descend(nn.ModuleList([encoder, predictor]), loss, recipe.encoder_updates, recipe.encoder_lr, advance)
+
+
+def learn_by_pictures(
+    encoder: ConvEncoder, obs: Tensor, recipe: Recipe, seed: int, advance: Callable[[], None]
+) -> None:
+    """Teaches the encoder by drawing `obs [N, C, H, W]` from what it embeds, as an autoencoder does."""
+    decoder = Decoder(recipe.dim, obs.shape[1], obs.shape[-1], recipe.width)
+    decoder.centre_on(obs[:1_000])
+    generator = Generator().manual_seed(seed)
+
+    def loss(_: int) -> Tensor:
+        chosen = obs[torch.randint(len(obs), (OBSERVED,), generator=generator)]
+        return decoder.error(encoder(chosen), chosen)
+
+    descend(nn.ModuleList([encoder, decoder]), loss, recipe.encoder_updates, recipe.encoder_lr, advance)
+
+
+def learn_by_dynamics(
+    model: VideoModel, frames: Tensor, recipe: Recipe, seed: int, advance: Callable[[], None]
+) -> None:
+    """Teaches encoder and beliefs together, by GJE of each frame of `[N, T, C, H, W]` and the next."""
+    objective = encoder_objective(recipe)
+    generator = Generator().manual_seed(seed)
+    first = recipe.history
+
+    def loss(_: int) -> Tensor:
+        z = model.embed(frames[torch.randint(len(frames), (48,), generator=generator)])
+        belief = model.believe_each(z[:, :-1], no_action(z, z.shape[1] - 1))
+        told = objective.predict(belief, z[:, 1:]).mean() + objective.marginal(z)
+        if recipe.unroll:
+            later = model.unroll(z[:, :first], no_action(z, first - 1 + recipe.unroll), particles=4)
+            for belief, target in zip(later, z[:, first:].unbind(1), strict=False):
+                told = told + objective.predict(belief, target).mean() / recipe.unroll
+        return told
+
+    descend(model, loss, recipe.encoder_updates, recipe.encoder_lr, advance)
+
+
+def learn_beliefs(
+    model: VideoModel, z: Tensor, recipe: Recipe, seed: int, advance: Callable[[], None]
+) -> None:
+    """Teaches the predictor of a model, its encoder held fixed, by the embeddings `z [N, T, D]` of episodes.
+
+    The resolution falls: ways that are far apart are found first, and no component is left without a share.
+    """
+    name = "consistency" if recipe.belief == "squared_error" else "gje_conditional"
+    objective = make_objective(name, recipe.dim)
+    generator = Generator().manual_seed(seed)
+
+    def loss(update: int) -> Tensor:
+        objective.resolution = annealed(recipe.first_resolution, recipe.resolution, update / recipe.updates)
+        path = z[torch.randint(len(z), (recipe.batch,), generator=generator)]
+        belief = model.believe_each(path[:, :-1], no_action(path, path.shape[1] - 1))
+        told = objective.predict(belief, path[:, 1:]).mean()
+        if recipe.open_loop:
+            length = recipe.history + recipe.open_loop_steps
+            start = int(torch.randint(path.shape[1] - length + 1, (), generator=generator))
+            part = path[:, start : start + length]
+            told = told + recipe.open_loop * sampled_error(model, part, recipe)
+        return told
+
+    learnt = nn.ModuleList([model.predictor, model.head])
+    average = moving_average(learnt, recipe.updates)
+    descend(learnt, loss, recipe.updates, recipe.lr, advance, average)
+    model.eval().requires_grad_(False)
+
+
+def sampled_error(model: VideoModel, path: Tensor, recipe: Recipe) -> Tensor:
+    """Energy score of futures sampled after the first embeddings of `path [B, history + H, D]`, a scalar.
+
+    Where each embedding is told from true ones before, what is sampled is never seen to be gone on from, and
+    errors of velocity, a difference of embeddings, add up. The score is proper however few the particles,
+    as the likelihood of their mixture is not: that pays for beliefs wide enough to fill gaps between them.
+    """
+    first = recipe.history
+    futures = model.imagine(path[:, :first], no_action(path, path.shape[1] - 1), recipe.particles)
+    if recipe.belief == "squared_error":
+        return (futures - path[:, first:].movedim(1, 0).unsqueeze(1)).square().mean()
+    target = path[:, first:].movedim(1, 0)  # [H, B, D]
+    return energy_score(futures.movedim(1, 0), target).mean() / recipe.dim**0.5
+
+
+def moving_average(learnt: nn.Module, updates: int) -> AveragedModel:
+    """The exponential moving average of weights over about a twentieth of all updates."""
+    return AveragedModel(learnt, multi_avg_fn=get_ema_multi_avg_fn(max(0.0, 1 - AVERAGED / updates)))
+
+
+def descend(
+    learnt: nn.Module,
+    loss: Callable[[int], Tensor],
+    updates: int,
+    lr: float,
+    advance: Callable[[], None],
+    average: AveragedModel | None = None,
+) -> None:
+    """Adam on `loss(update)`, its step rising over 50 updates and falling to zero along a cosine.
+
+    Arguments:
+        average: of the weights, which they are set to in the end.
+    """
+    optimiser = torch.optim.Adam(learnt.parameters(), lr=lr)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, warm_cosine(updates, min(50, updates)))
+    for update in range(updates):
+        optimiser.zero_grad()
+        loss(update).backward()
+        nn.utils.clip_grad_norm_(learnt.parameters(), 10.0)
+        optimiser.step()
+        schedule.step()
+        if average is not None:
+            average.update_parameters(learnt)
+        advance()
+    if average is not None:
+        learnt.load_state_dict(average.module.state_dict())
+
+
+def make_model(encoder: ConvEncoder, recipe: Recipe, frozen: bool) -> VideoModel:
+    """The model of a recipe around an encoder."""
+    options = dict(BELIEFS[recipe.belief])
+    config = PredictorConfig("mlp", recipe.history, recipe.hidden, recipe.layers)
+    return VideoModel(
+        encoder, config, belief=options.pop("name"), frame_stack=recipe.frame_stack, frozen=frozen, **options
+    )
+
+
+def encoder_objective(recipe: Recipe) -> Objective:
+    """What the encoder learns by."""
+    return make_objective(
+        "gje_conditional", recipe.dim, resolution=recipe.encoder_resolution, **recipe.objective
+    )
+
+
+def episodes(world: World, seed: int, part: int) -> Tensor:
+    """Frames of training episodes, uint8 `[PART, LENGTH, C, H, W]`: the `part`-th of a seed."""
+    return episodes_and_states(world, seed, part)[0]
+
+
+def episodes_and_states(world: World, seed: int, part: int) -> tuple[Tensor, np.ndarray]:
+    """The same with their states `[PART, LENGTH, S]`."""
+    frames, states = world.generate(np.random.default_rng([seed, part]), PART, LENGTH)
+    return torch.from_numpy(frames), states
+
+
+def no_action(z: Tensor, steps: int) -> Tensor:
+    """Actions `[B, steps, 0]` of a world that takes none."""
+    return z.new_zeros(len(z), steps, 0)
