@@ -1,32 +1,15 @@
-"""Class probabilities that heed the belief: by its samples, by its precision, by a temperature from it."""
+"""Class probabilities that heed the belief: by its precision, and by a temperature from it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize
 from torch import Tensor
 
 from gje_world.beliefs import Belief
-from gje_world.evaluation.classification import LinearProbe
-
-SAMPLES = 64
-
-
-@torch.no_grad()
-def sampled_probabilities(probe: LinearProbe, belief: Belief, samples: int = SAMPLES) -> Tensor:
-    """Class probabilities `[N, K]`, averaged over embeddings drawn from the belief, batch shape `[N]`.
-
-    What the probe would say of the views that the belief thinks possible: where they differ in class, the
-    mean is less sure than any of them.
-    """
-    total = torch.zeros(())
-    for _ in range(samples):  # one at a time: all together they may not fit
-        total = total + probe.logits(belief.sample()).softmax(-1)
-    return total / samples
 
 
 def precision_weighted(belief: Belief, mean: Tensor, variance: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from gje_world.training.atomic import replacing
 Rows = Sequence[Mapping[str, Any]]
 Arrays = Mapping[str, Mapping[str, npt.NDArray]]  # by encoder, then by what they are
 
-CLASSIFIERS = ("linear", "knn", "projection", "projection_sampled", "projection_weighted")
+CLASSIFIERS = ("linear", "knn", "projection", "projection_marginalised", "projection_weighted")
 PANEL = 2.1  # inches
 ACROSS = 4  # panels in a row
 HEAT_LIMIT = 0.98  # share of pixels within the colour scale
@@ -127,7 +127,7 @@ FIGURES: tuple[tuple[str, str, str, Callable[[Rows, Arrays], Figure | None]], ..
         "accuracies",
         "What is read off the embeddings",
         "A linear probe and a k-NN vote on embeddings; over the projection that beliefs are over, a linear "
-        "probe, its mean over samples of the belief, and one on precision-weighted means.",
+        "probe, one fitted to the belief in place of its own point, and one on precision-weighted means.",
         lambda rows, arrays: accuracies(rows),
     ),
     (

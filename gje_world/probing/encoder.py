@@ -14,11 +14,7 @@ from torch import Generator, Tensor
 
 from gje_world.evaluation import collapse_gauges, linear_probe_r2
 from gje_world.evaluation import out_of_distribution as ood
-from gje_world.evaluation.belief_probe import (
-    fit_uncertain_temperature,
-    precision_weighted,
-    sampled_probabilities,
-)
+from gje_world.evaluation.belief_probe import fit_uncertain_temperature, precision_weighted
 from gje_world.evaluation.classification import (
     LinearProbe,
     accuracy,
@@ -43,10 +39,13 @@ Score = Callable[[Tensor], Tensor]
 
 
 class Findings(NamedTuple):
-    """What was found of an encoder: a row of numbers, and the arrays that its figures are drawn from."""
+    """What was found of an encoder: a row of numbers, the arrays that its figures are drawn from, and what
+    was said of each image: `labels [M]`, `probabilities/<classifier> [M, K]`, `ood/<score>/inside [M]` and
+    `ood/<score>/<set> [O]`, for who compares encoders image by image."""
 
     row: Row
     arrays: Arrays
+    of_images: Arrays
 
 
 def images_to_embed(pretrained: Pretrained, data: ProbeData) -> int:
@@ -67,9 +66,10 @@ def probe_encoder(
     """Measures an encoder, and the belief beside it where there is one. Nothing random but by fixed seeds.
 
     The row holds, as far as the data and the encoder have what it takes:
-        `<classifier>/accuracy`, `/ece`, `/ece_equal_mass`, `/brier`, `/nll`, of the classifiers `linear`,
-        `linear_tempered` (by a temperature), `linear_uncertain` (by one from the belief's entropy), `knn`,
-        and over the projection `projection`, `projection_sampled`, `projection_weighted`;
+        `<classifier>/accuracy`, `/ece`, `/ece_equal_mass`, both with `_floor` and `_se`, `/brier`, `/nll`, of
+        the classifiers `linear`, `linear_tempered` (by a temperature), `linear_uncertain` (by one from the
+        belief's entropy), `knn`, and over the projection `projection`, `projection_marginalised` (fitted and
+        averaged over what the belief holds possible), `projection_weighted`;
         `state/r2` and `state/r2/<name>`;
         `ood/<set>/<score>/auroc`, `/aupr`, `/fpr95`, of the scores `marginal` and `neighbours` of the
         embedding, `mahalanobis` and `confidence` where there are labels, and where there is a belief with a
@@ -95,21 +95,23 @@ def probe_encoder(
     row: Row = {"data": data.name, **_described(pretrained)}
     row |= {name: float(value) for name, value in collapse_gauges(z_test).items()}
     arrays: Arrays = {}
+    of_images: Arrays = {}
     probe = None
     foresight = subject.foresee(data.test, z_test) if subject.believes else None
     if foresight is not None:
         row["rank/entropy_of_view_error"] = rank_correlation(foresight.entropy, foresight.error)
     if data.y_train is not None:
         probe, found = _classes(subject, data, z_train, z_test, foresight)
-        row, arrays = row | found.row, arrays | found.arrays
+        row, arrays, of_images = row | found.row, found.arrays, found.of_images
     if data.states_train is not None and data.states_test is not None:
         r2 = linear_probe_r2(z_train, data.states_train, z_test, data.states_test)
         names = (f"state/r2/{name}" for name in data.state_names)
         row |= {"state/r2": float(r2.nanmean()), **dict(zip(names, r2.tolist(), strict=True))}
-    row |= _outside(subject, data, z_train, z_test, foresight, probe)
+    detected, scores = _outside(subject, data, z_train, z_test, foresight, probe)
+    row, of_images = row | detected, of_images | scores
     if heatmaps:
         arrays |= _heatmaps(subject, data, z_train, heatmaps)
-    return Findings(row | {"seconds": time.perf_counter() - started}, arrays)
+    return Findings(row | {"seconds": time.perf_counter() - started}, arrays, of_images)
 
 
 def check_shape(encoder: Encoder, data: ProbeData, name: str = "the encoder") -> None:
@@ -161,10 +163,11 @@ def _classes(
     doubts = {"confidence": 1 - said["linear"].max(-1).values}
     row: Row = {"linear/penalty": probe.penalty, "linear/temperature": temperature}
     if foresight is not None:
-        doubts["entropy"] = foresight.entropy
+        # of the images as they are, as the probe sees them, and no mean over views
+        doubts["entropy"] = entropy = subject.entropy(z_test)
         uncertain = fit_uncertain_temperature(logits_kept, subject.entropy(z_train[kept]), y_train[kept])
         row["linear/temperature_slope"] = uncertain.slope
-        said["linear_uncertain"] = uncertain(logits, foresight.entropy).softmax(-1)
+        said["linear_uncertain"] = uncertain(logits, entropy).softmax(-1)
         said |= _by_projection(subject, z_train[fit], y_train[fit], z_test, classes)
     for name, probabilities in said.items():
         row[f"{name}/accuracy"] = accuracy(probabilities, y_test)
@@ -179,13 +182,17 @@ def _classes(
         arrays[f"risk_{name}"] = torch.stack(risk_coverage(doubt, wrong))[:, points].numpy()
     for name in ("linear", "linear_tempered"):
         arrays[f"reliability_{name}"] = torch.stack(reliability(said[name], y_test)).numpy()
-    return probe, Findings(row, arrays)
+    of_images = {f"probabilities/{name}": probabilities.numpy() for name, probabilities in said.items()}
+    return probe, Findings(row, arrays, of_images | {"labels": y_test.numpy()})
 
 
 def _by_projection(
     subject: Subject, z_train: Tensor, y_train: Tensor, z_test: Tensor, classes: int
 ) -> dict[str, Tensor]:
-    """Class probabilities of the test images over what beliefs are over, with and without the belief."""
+    """Class probabilities of the test images over what beliefs are over, with and without the belief.
+
+    All three are fitted to the very features they are asked of, so that none is unsure by construction.
+    """
     v_train, v_test = subject.project(z_train), subject.project(z_test)
     probe = fit_linear_probe(v_train, y_train, classes)
     mean, variance = v_train.mean(0), v_train.var(0)
@@ -196,11 +203,11 @@ def _by_projection(
         )
 
     weighted = fit_linear_probe(weigh(z_train), y_train, classes)
-    on_device = probe.to(subject.device)
-    sampled = subject.of_belief(lambda belief: sampled_probabilities(on_device, belief), z_test)
+    (mean_train, variance_train), (mean_test, variance_test) = map(subject.moments, (z_train, z_test))
+    marginalised = fit_linear_probe(mean_train, y_train, classes, variance=variance_train)
     return {
         "projection": probe.logits(v_test).softmax(-1),
-        "projection_sampled": sampled,
+        "projection_marginalised": marginalised.logits(mean_test, variance_test).softmax(-1),
         "projection_weighted": weighted.logits(weigh(z_test)).softmax(-1),
     }
 
@@ -212,8 +219,8 @@ def _outside(
     z_test: Tensor,
     foresight: Foresight | None,
     probe: LinearProbe | None,
-) -> Row:
-    """How well each score tells the sets outside from the test images."""
+) -> tuple[Row, Arrays]:
+    """How well each score tells the sets outside from the test images, and the scores."""
     by_features: dict[str, Score] = {"neighbours": ood.fit_neighbours(z_train)}
     # the density of what the beliefs are over, where there are any
     believed = subject.project if subject.believes else lambda z: z
@@ -234,13 +241,15 @@ def _outside(
 
     inside = scores(z_test, foresight)
     row: Row = {}
+    kept = {f"ood/{score}/inside": values.numpy() for score, values in inside.items()}
     for name, images in data.outside.items():
         z = subject.embed(images)
         outside = scores(z, subject.foresee(images, z) if subject.believes else None)
         for score, values in inside.items():
             found = ood.detection(values, outside[score])
             row |= {f"ood/{name}/{score}/{measure}": value for measure, value in found.items()}
-    return row
+            kept[f"ood/{score}/{name}"] = outside[score].numpy()
+    return row, kept
 
 
 def _heatmaps(subject: Subject, data: ProbeData, z_train: Tensor, count: int) -> Arrays:

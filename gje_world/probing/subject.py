@@ -26,7 +26,7 @@ DRAWN_AT_ONCE = 256  # images whose views are drawn together: the numbers drawn 
 class Foresight(NamedTuple):
     """What the belief said of other views of images, and what they were; each `[N]`."""
 
-    entropy: Tensor  # predicted of the image as it is, nats per dimension
+    entropy: Tensor  # predicted from the views held against the others, nats per dimension, mean over pairs
     surprise: Tensor  # -log-density of the other views, nats per dimension, mean over pairs
     error: Tensor  # mean squared distance of the other views from the belief's mean, per dimension
     epistemic: Tensor | None  # how far an ensemble's members disagree on the image as it is; None of others
@@ -128,6 +128,11 @@ class Subject:
     def entropy(self, z: Tensor) -> Tensor:
         """Entropy `[N]` of the beliefs from `z [N, D]`, nats per dimension."""
         return self.of_belief(entropy_score, z)
+
+    def moments(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the beliefs from `z [N, D]`, each `[N, P]`."""
+        both = self.of_belief(lambda belief: torch.stack([belief.mean, belief.variance], -1), z)
+        return both[..., 0], both[..., 1]
 
     def epistemic(self, z: Tensor) -> Tensor | None:
         """Variance `[N]` of an ensemble's means from `z [N, D]`, mean over dimensions; None of others."""

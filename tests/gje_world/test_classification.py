@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from scipy.optimize import minimize
 from torch import Generator, Tensor
 
-from gje_world.evaluation.classification import accuracy, fit_linear_probe, nearest_neighbours
+from gje_world.evaluation.classification import _regress, accuracy, fit_linear_probe, nearest_neighbours
 from gje_world.evaluation.embedding import embed_images
 
 
@@ -68,6 +68,22 @@ def test_a_dead_dimension_changes_nothing() -> None:
 def test_a_stronger_penalty_is_chosen_where_little_is_known() -> None:
     few, many = _blobs(30, 1, dim=64), _blobs(4000, 1, dim=64)
     assert fit_linear_probe(*few, 4).penalty > fit_linear_probe(*many, 4).penalty
+
+
+def test_the_penalty_is_where_held_out_points_are_likeliest() -> None:
+    """No penalty on a grid five times as fine as decades does better, and the best is between two decades."""
+    z, y = _blobs(400, 1, dim=64, apart=0.3)
+    order = torch.randperm(len(z), generator=Generator().manual_seed(0))
+    held_out, kept = order[:40], order[40:]
+    x = (z - z.mean(0)) / z.std(0)
+
+    def nll(penalty: float) -> float:
+        weight, bias = _regress(x[kept], y[kept], None, torch.zeros(64, 4), torch.zeros(4), penalty, 100)
+        return float(F.cross_entropy(x[held_out] @ weight + bias, y[held_out]))
+
+    chosen = fit_linear_probe(z, y, 4).penalty
+    assert nll(chosen) < min(nll(10 ** (power / 10)) for power in range(-20, 1, 2)) + 1e-3
+    assert nll(chosen) < min(nll(10**power) for power in range(-4, 2)) - 1e-3
 
 
 def test_one_point_is_refused() -> None:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from gje_world import probe
-from gje_world.beliefs import DiagonalGaussian
+from gje_world.beliefs import HEADS, DiagonalGaussian
 from gje_world.data.image_sources import DataConfig
 from gje_world.evaluation.heatmap import occlusion_heatmap
 from gje_world.methods import over_ranks
@@ -86,7 +86,9 @@ def found(data):
 
 def test_classes_that_can_be_read_off_are(found) -> None:
     row = found.row
-    for name in ("linear", "linear_tempered", "linear_uncertain", "knn", "projection", "projection_sampled"):
+    for name in (
+        "linear", "linear_tempered", "linear_uncertain", "knn", "projection", "projection_marginalised",
+    ):  # fmt: skip
         assert row[f"{name}/accuracy"] > 0.95
         assert row[f"{name}/ece"] < 0.05
     assert row["linear/nll"] < 0.2
@@ -192,6 +194,30 @@ def test_views_are_drawn_as_in_training_where_the_export_says_how(data) -> None:
         Subject(Pretrained(MeanColour(), SureOfItself(), {"augment": {"crop": [2.0, 1.0]}}))
     with pytest.raises(ConfigError, match="augment that cannot be"):
         Subject(Pretrained(MeanColour(), SureOfItself(), {"augment": {"colour": 1}}))
+
+
+def test_a_probe_of_images_heeds_the_entropy_of_the_images_as_they_are(data) -> None:
+    """Views of other colours have beliefs of another entropy; what a probe of images is told must not turn
+    on them."""
+    plain = {"crop": [1.0, 1.0], "aspect": 1.0, "flip": 0.0, "jitter_probability": 0.0, "grey": 0.0}
+    coloured = plain | {"jitter_probability": 1.0, "jitter": [0.9, 0.0, 0.9, 0.3]}
+    rows = []
+    for augment in (plain, coloured):
+        pretrained = Pretrained(MeanColour(), SureOfItself(), {"augment": augment})
+        rows.append(probe_encoder(pretrained, replace(data, outside={}), heatmaps=0).row)
+    still, moved = rows
+    of_images = [name for name in still if name.startswith(("linear", "aurc/", "projection"))]
+    of_images.append("rank/entropy_of_class_loss")
+    assert "linear_uncertain/ece" in of_images and "aurc/entropy" in of_images
+    assert {name: moved[name] for name in of_images} == {name: still[name] for name in of_images}
+    assert moved["rank/entropy_of_view_error"] != still["rank/entropy_of_view_error"]
+
+
+@pytest.mark.parametrize("belief", sorted(set(HEADS) - {"point"}))
+def test_every_belief_has_moments_to_average_over(data, belief) -> None:
+    subject = Subject(_untrained(belief))
+    for part in subject.moments(subject.embed(data.test[:10])):
+        assert part.shape == (10, 4) and part.isfinite().all()
 
 
 def test_no_other_rank_is_waited_for(data, monkeypatch) -> None:
