@@ -14,11 +14,13 @@ Each contender learns from the same images in memory at the same batch size, in 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 from measure import medians, parser, write_csv
 from torch import Tensor, nn
+from torchvision_anyhow import import_torchvision
 
 from gje_world.data.views import AugmentConfig, Views
 from gje_world.methods.simclr import SimCLR
@@ -26,7 +28,6 @@ from gje_world.networks import make_encoder
 from gje_world.training.devices import autocast_dtype, choose_device, keep_freed_memory, set_threads
 
 SIZE = 32
-OPERATORS = ("nms", "qnms")  # of torchvision's compiled part, which not every build of torch can load
 
 
 def images(batch: int) -> Tensor:
@@ -75,13 +76,7 @@ def lightlys(contender: str, batch: int, updates: int, threads: int) -> float:
     set_threads(threads)
     if not own_views:
         keep_freed_memory()
-    try:
-        import torchvision
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for operator in OPERATORS:
-            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        import torchvision
+    torchvision = import_torchvision()
     from lightly.loss import NTXentLoss
     from lightly.models.modules import SimCLRProjectionHead
     from lightly.transforms import SimCLRTransform
@@ -110,14 +105,14 @@ def lightlys(contender: str, batch: int, updates: int, threads: int) -> float:
     return speed(model, drawn, loss, batch, updates, precision_of(contender))
 
 
-def main() -> None:
+def main(asked: Sequence[str] | None = None) -> None:
     """Measure, print the ratios, and write them where asked."""
     options = parser(__doc__)
     options.add_argument("--batch", type=int, default=128)
     options.add_argument("--updates", type=int, default=3, help="timed in each round")
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--threads", type=int, default=2)
-    arguments = options.parse_args()
+    arguments = options.parse_args(asked)
     kinds = {
         "ours": ours,
         **{name: partial(lightlys, name) for name in ("lightly, same views", "lightly")},

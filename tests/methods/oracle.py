@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import runpy
+from pathlib import Path
 from types import ModuleType
 
 import pytest
-import torch
 
-OPERATORS = ("nms", "qnms")  # that torchvision wants to find when imported; none of them is used here
-_library = torch.library.Library("torchvision", "FRAGMENT")
+# kept, as the operators are gone when it is
+ANYHOW = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "torchvision_anyhow.py"))
 
 
 def lightly_losses() -> ModuleType:
     """`lightly.loss`; skips the test where lightly is not installed."""
-    pytest.importorskip("lightly", exc_type=ImportError) if importable("torchvision") else pytest.skip(
-        "no torchvision"
-    )
-    return importlib.import_module("lightly.loss")
-
-
-def importable(name: str) -> bool:
-    """Whether `name` can be imported, if need be with operators that are named but do nothing."""
     try:
-        importlib.import_module(name)
+        ANYHOW["import_torchvision"]()
     except ImportError:
-        return False
-    except RuntimeError:
-        for operator in OPERATORS:
-            _library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        importlib.import_module(name)
-    return True
+        pytest.skip("no torchvision")
+    pytest.importorskip("lightly", exc_type=ImportError)
+    return importlib.import_module("lightly.loss")
