@@ -2,11 +2,16 @@
 
     python benchmarks/pretrained_control.py [--task dmc/cartpole-swingup] [--modes finetune frozen]
 
-Runs `gje-pretrain data=frames` once, then `gje-train` from scratch and from its encoder, with each seed, in
-`--runs`, one after the other; what has run is not run again, so an interrupted study goes on. A row of the
-CSV is one run: its final return, and the env frames at which its evaluations first reached 80 % of that, and
-80 % of the final return that the runs from scratch have on average. The env frames that pretraining took,
-those between two images among them, stand beside; the columns `…_with_pretraining` count them in.
+Runs `gje-pretrain data=frames` once, then `gje-train` with each seed, in `--runs`, one after the other; what
+has run is not run again, so an interrupted study goes on. The arms have encoders of one shape: `scratch`, as
+`gje-train` makes it; in each mode `pretrained`; and in each mode `untrained`, of fresh weights, exported and
+loaded as the pretrained one is, which tells what pretraining does from what its way in does (a linear map on
+top, other learning rates).
+
+A row of the CSV is one run: its final return, the mean of its last evaluations, and the env frames at which
+its evaluations first reached 80 % of that, and 80 % of the final return that the runs from scratch have on
+average. The env frames that pretraining took, those between two images among them, stand beside; the columns
+`…_with_pretraining` count them in.
 """
 
 from __future__ import annotations
@@ -19,15 +24,21 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 import yaml
 
 from envs import action_repeat_for
+from gje_world.networks import make_encoder
+from gje_world.pretrained import load_encoder
 from gje_world.training.metrics import read_metrics
 from gje_world.training.origin import origin
 from gje_world.training.tables import write_rows
+from gje_world.world_model import WorldModelConfig
 
 SHARE = 0.8
-SCRATCH = "scratch"
+SCRATCH, PRETRAINED, UNTRAINED = "scratch", "pretrained", "untrained"
+LAST = 3  # evaluations that the final return is the mean of
+WORLD = WorldModelConfig()  # whose encoder those pretrained are shaped as
 
 
 def call(module: str, *options: str) -> None:
@@ -47,6 +58,22 @@ def evaluations(run: Path) -> list[tuple[int, float]]:
     return [(row["step"], row["eval/return_mean"]) for row in rows if row["kind"] == "eval"]
 
 
+def final_return(found: Sequence[tuple[int, float]]) -> float:
+    """Mean return of the last evaluations."""
+    return statistics.mean(value for _, value in found[-LAST:])
+
+
+def export_untrained(pretrained: Path, folder: Path, seed: int) -> None:
+    """An encoder as the one in `pretrained`, of fresh weights; pixels are normalised as there."""
+    architecture = json.loads((pretrained / "encoder.json").read_text(encoding="utf-8"))["encoder"][
+        "architecture"
+    ]
+    torch.manual_seed(seed)
+    encoder = make_encoder(**architecture)
+    encoder.load_state_dict(dict(load_encoder(pretrained).named_buffers()), strict=False)
+    encoder.save(folder, method="none", seed=seed)
+
+
 def frames_to(level: float, found: Sequence[tuple[int, float]]) -> int | None:
     """Env frames of the first evaluation at `level` or above; None where there is none."""
     return next((frames for frames, value in found if value >= level), None)
@@ -63,7 +90,7 @@ def with_pretraining(frames: int | None, before: int) -> int | None:
     return None if frames is None else frames + before
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Pretrain, train, and write the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -77,7 +104,7 @@ def main() -> None:
     parser.add_argument("--train", nargs="*", default=[], help="further options of every gje-train")
     parser.add_argument("--runs", type=Path, default=Path("runs/pretrained_control"))
     parser.add_argument("--csv", type=Path, default=Path("results/pretrained_control.csv"))
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
 
     base = options.runs / options.task.replace("/", "-")
     pretraining = base / "pretraining"
@@ -86,31 +113,41 @@ def main() -> None:
         "data=frames",
         f"data.task={options.task}",
         f"run_dir={pretraining}",
+        "encoder=conv",
+        f"encoder.dim={WORLD.dim}",
+        f"encoder.width={WORLD.encoder_width}",
         *options.pretrain,
     )
-    encoder = json.loads((pretraining / "encoder" / "encoder.json").read_text(encoding="utf-8"))
-    found: dict[tuple[str, int], list[tuple[int, float]]] = {}
-    for mode in (SCRATCH, *options.modes):
-        start = () if mode == SCRATCH else (f"encoder={pretraining / 'encoder'}", f"encoder_mode={mode}")
+    exported = pretraining / "encoder"
+    encoder = json.loads((exported / "encoder.json").read_text(encoding="utf-8"))
+    found: dict[tuple[str, str, int], list[tuple[int, float]]] = {}
+    arms = [(SCRATCH, ""), *((arm, mode) for mode in options.modes for arm in (PRETRAINED, UNTRAINED))]
+    for arm, mode in arms:
         for seed in options.seeds:
-            run = base / f"{mode}-seed{seed}"
+            folder = exported
+            if arm == UNTRAINED and not (folder := base / f"untrained-encoder-seed{seed}").exists():
+                export_untrained(exported, folder, seed)
+            start = () if arm == SCRATCH else (f"encoder={folder}", f"encoder_mode={mode}")
+            run = base / "-".join(filter(None, (arm, mode, f"seed{seed}")))
             common = (f"task={options.task}", f"steps={options.steps}", f"evaluation.every={options.every}")
             call("agents.train", f"run_dir={run}", f"seed={seed}", *common, *options.train, *start)
-            found[mode, seed] = evaluations(run)
-    reference = statistics.mean(found[SCRATCH, seed][-1][1] for seed in options.seeds)
+            found[arm, mode, seed] = evaluations(run)
+    reference = statistics.mean(final_return(found[SCRATCH, "", seed]) for seed in options.seeds)
     rows = []
-    for (mode, seed), values in found.items():
-        before = 0 if mode == SCRATCH else pretraining_frames(pretraining)
-        to_own, to_scratch = (frames_to(SHARE * level, values) for level in (values[-1][1], reference))
+    for (arm, mode, seed), values in found.items():
+        before = pretraining_frames(pretraining) if arm == PRETRAINED else 0
+        final = final_return(values)
+        to_own, to_scratch = (frames_to(SHARE * level, values) for level in (final, reference))
         rows.append(
             {
                 "task": options.task,
-                "encoder": mode,
+                "encoder": arm,
+                "mode": mode,
                 "seed": seed,
                 "frames": options.steps,
-                "pretraining_images": 0 if mode == SCRATCH else encoder["provenance"]["data"]["images"],
+                "pretraining_images": encoder["provenance"]["data"]["images"] if arm == PRETRAINED else 0,
                 "pretraining_env_frames": before,
-                "final_return": round(values[-1][1], 1),
+                "final_return": round(final, 1),
                 "frames_to_80_own": to_own,
                 "frames_to_80_scratch": to_scratch,
                 "frames_to_80_own_with_pretraining": with_pretraining(to_own, before),
@@ -122,9 +159,9 @@ def main() -> None:
     write_rows(options.csv, rows)
     for row in rows:
         print(
-            f"{row['encoder']:<10} seed {row['seed']}: final {row['final_return']}, 80 % of its own at "
-            f"{row['frames_to_80_own']}, of scratch's at {row['frames_to_80_scratch']} frames, after "
-            f"{row['pretraining_env_frames']} of pretraining"
+            f"{row['encoder']:<10} {row['mode']:<8} seed {row['seed']}: final {row['final_return']}, "
+            f"80 % of its own at {row['frames_to_80_own']}, of scratch's at "
+            f"{row['frames_to_80_scratch']} frames, after {row['pretraining_env_frames']} of pretraining"
         )
 
 
