@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from gje_world.beliefs import DiagonalGaussian, Point, make_head
+from gje_world.beliefs import HEADS, DiagonalGaussian, Point, make_head
 from gje_world.beliefs.config import BeliefConfig
 from gje_world.objectives import (
     MARGINALS,
@@ -18,7 +18,7 @@ from gje_world.objectives import (
     make_objective,
     moments,
 )
-from gje_world.objectives.config import ObjectiveConfig, keywords
+from gje_world.objectives.config import SHARP, ObjectiveConfig, keywords
 
 RIDGE = 1e-4  # the default of gaussian_kl
 
@@ -318,6 +318,11 @@ def test_a_plain_likelihood_lets_embeddings_shrink_unless_the_marginal_term_weig
 def test_commands_weigh_the_marginal_term_so_that_it_holds_the_scale(objective, belief, resolution, weight):
     found = keywords(ObjectiveConfig(**objective), BeliefConfig(**belief), resolution)
     assert found.get("marginal_weight") == weight
+
+
+@pytest.mark.parametrize("name", [name for name in HEADS if name not in ("point", "ensemble")])
+def test_the_beliefs_that_count_as_sharp_are_those_that_a_resolution_does_not_blur(name):
+    assert make_head(name, 8, 4)(torch.randn(3, 8)).blurs == (name not in SHARP)
 
 
 def test_the_conditional_form_of_pairs_lets_them_shrink_at_a_weight_of_one_alone():
