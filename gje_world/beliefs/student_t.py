@@ -12,9 +12,11 @@ from torch.types import _size
 from gje_world.beliefs.belief import EMPTY, Belief
 from gje_world.beliefs.gamma import digamma_difference, log_gamma_ratio
 from gje_world.beliefs.head import LOG_STD_BOUNDS, BoundedScale, linear
+from gje_world.networks.mlp import NormedLinear
 
 LOWEST_DF, HIGHEST_DF = 2.1, 100.0  # learnt: below 2 there is no variance, above 100 nothing but a Gaussian
 LARGEST_GIVEN_DF = 10_000
+SPREAD_HIDDEN = 128  # width of the layer that scales and degrees of freedom are told from
 
 
 class StudentT(Belief):
@@ -99,7 +101,11 @@ class StudentT(Belief):
 
 
 class StudentTHead(nn.Module):
-    r"""Linear head that returns a :class:`StudentT`.
+    r"""Head that returns a :class:`StudentT`: the mean is linear, the spread has a hidden layer of its own.
+
+    Features learnt for the mean need not be linear in the logarithm of its error. Where errors differ by
+    regimes, as those of observations that were augmented and that were not, one linear map of such features
+    is right on the mixture and wrong in each.
 
     Arguments:
         features: number of input features `F`.
@@ -125,11 +131,14 @@ class StudentTHead(nn.Module):
         self.dim, self.df = dim, df
         self.scale = BoundedScale(log_std_bounds)
         self.df_between = BoundedScale((math.log(LOWEST_DF), math.log(HIGHEST_DF)))
-        self.linear = linear(features, 2 * dim + (df is None))
+        self.mean = linear(features, dim)
+        self.spread = nn.Sequential(
+            NormedLinear(features, SPREAD_HIDDEN), linear(SPREAD_HIDDEN, dim + (df is None))
+        )
 
     def forward(self, features: Tensor) -> StudentT:
-        raw = self.linear(features).float()
-        mean, scale = raw[..., : self.dim], self.scale(raw[..., self.dim : 2 * self.dim])
+        mean, raw = self.mean(features).float(), self.spread(features).float()
+        scale = self.scale(raw[..., : self.dim])
         if self.df is None:
             return StudentT(mean, scale, self.df_between(raw[..., -1]))
         return StudentT(mean, scale, torch.full_like(mean[..., 0], self.df))

@@ -536,3 +536,26 @@ def test_pairwise_densities_are_those_of_each_value_under_each_belief(name, reso
     for one in range(4):
         expected = belief.learning_log_prob(value[:, one : one + 1].expand(2, B, D), resolution)
         torch.testing.assert_close(found[:, one], expected, rtol=1e-4, atol=1e-3)
+
+
+def test_a_student_t_tells_spreads_that_are_not_linear_in_its_features():
+    torch.manual_seed(0)
+    head = make_head("student_t", 2, 8)
+    optimizer = torch.optim.Adam(head.parameters(), lr=1e-2)
+    decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, 300)
+
+    def draw(count):
+        features = torch.randint(0, 2, (count, 2)) * 2.0 - 1
+        alike = features.prod(-1, keepdim=True) > 0  # which no linear map of the features tells
+        return features, alike.squeeze(-1), torch.randn(count, 8) * torch.where(alike, 0.05, 0.5)
+
+    for _ in range(300):
+        features, _, value = draw(256)
+        loss = -head(features).log_prob(value).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        decay.step()
+    features, alike, value = draw(4096)
+    inside = (head(features).coverage(value) <= 0.5).float()
+    assert abs(inside[alike].mean() - 0.5) < 0.06 and abs(inside[~alike].mean() - 0.5) < 0.06
