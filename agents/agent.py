@@ -136,6 +136,8 @@ class Agent(nn.Module):
         self.terminates = False  # until an episode has ended in a terminal state
         self.register_buffer("value_scale", torch.ones(()))
         self.to(device)
+        # futures of points are all the same
+        self.particles = 1 if belief["name"] == "point" else planner.particles
         self.planner = Planner(planner, action_dim, self.propose, self.evaluate_sequences)
         encoders = self.encoder_groups(encoder_mode)
         parts = (self.world.dynamics, self.world.head, self.objective, self.reward, self.critics)
@@ -228,7 +230,7 @@ class Agent(nn.Module):
         the last state is the mean of two random critics (as TD-MPC2 plans).
         """
         z = z.unsqueeze(1).expand(-1, actions.shape[2], -1)
-        futures = self.world.imagine(z.flatten(0, 1), actions.flatten(1, 2), self.planner.config.particles)
+        futures = self.world.imagine(z.flatten(0, 1), actions.flatten(1, 2), self.particles)
         futures = futures.unflatten(2, actions.shape[1:3])  # [H, P, B, N, D]
         returns = self.two_hot.decode(self.reward(z, actions[0])).unsqueeze(0)
         weight = self.survival(z, actions[0])
@@ -272,7 +274,7 @@ class Agent(nn.Module):
         metrics["loss/policy"] = policy_loss
         if gauges:
             with random_state.forked(self.device):  # how often one looks must not change what is learnt
-                metrics |= self.gauges(z, belief)
+                metrics |= self.gauges(z, belief, self.unshifted(batch.action.shape[1]))
         return {name: value.detach() for name, value in metrics.items()}
 
     def augment(self, obs: Tensor) -> tuple[Tensor, Tensor]:
@@ -282,13 +284,17 @@ class Agent(nn.Module):
         thing in it, and the embeddings would hold it in place of velocities. Where all are shifted, beliefs
         are told nothing: they could not learn what observations are that are not.
         """
-        kept = round(self.config.unshifted * obs.shape[1]) if self.config.shift else obs.shape[1]
+        kept = self.unshifted(obs.shape[1])
         moved = obs[:, kept:]
         moved = random_shift(moved.flatten(0, 1), self.config.shift).unflatten(0, moved.shape[:2])
         shifted = torch.zeros(obs.shape[1], 1, device=obs.device)
         if kept:
             shifted[kept:] = 1.0
         return torch.cat([obs[:, :kept], moved], 1), shifted
+
+    def unshifted(self, sequences: int) -> int:
+        """How many of a batch of sequences, its first, are left as they are."""
+        return round(self.config.unshifted * sequences) if self.config.shift else sequences
 
     @torch.no_grad()
     def embed_target(self, obs: Tensor) -> Tensor:
@@ -358,12 +364,17 @@ class Agent(nn.Module):
         return -(decay * (value / self.value_scale + self.config.entropy * surprise)).mean()
 
     @torch.no_grad()
-    def gauges(self, z: Tensor, belief: Belief) -> dict[str, Tensor]:
-        """What would show a collapse, and whether one-step beliefs hold what they claim, on the batch."""
-        metrics = collapse_gauges(z) | {"belief/std": belief.variance.sqrt().mean()}
+    def gauges(self, z: Tensor, belief: Belief, unshifted: int) -> dict[str, Tensor]:
+        """What would show a collapse, and whether one-step beliefs hold what they claim, on the batch.
+
+        The latter of its first sequences, which were not shifted, as nothing is where the agent acts; of all
+        where all were.
+        """
+        kept = slice(unshifted or None)
+        metrics = collapse_gauges(z) | {"belief/std": belief.variance[:, kept].sqrt().mean()}
         if self.objective.needs_density:
-            mass = belief.coverage(z[1:])
-            metrics["belief/nll"] = -belief.log_prob(z[1:]).mean() / z.shape[-1]
+            mass = belief.coverage(z[1:])[:, kept]
+            metrics["belief/nll"] = -belief.log_prob(z[1:])[:, kept].mean() / z.shape[-1]
             metrics["belief/coverage_50"] = (mass <= 0.5).float().mean()
             metrics["belief/coverage_90"] = (mass <= 0.9).float().mean()
         return metrics

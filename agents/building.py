@@ -42,7 +42,9 @@ def make_env(config: TrainConfig, make: Callable[[], gymnasium.Env] | None = Non
             time_limit=e.time_limit,
         )
     except (ValueError, RuntimeError) as error:
-        raise ConfigError(f"task={config.task}: {error}") from error
+        raise ConfigError(
+            str(error) if config.task in str(error) else f"task={config.task}: {error}"
+        ) from error
 
 
 def choose_device(config: TrainConfig) -> torch.device:

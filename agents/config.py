@@ -60,7 +60,9 @@ class TrainConfig:
     prefill: int = option(4_000, "env frames of random actions before learning begins")
     batch_size: int = option(128, "sequences an update learns from")
     updates_per_step: int = option(1, "gradient steps an agent step")
-    replay_capacity: int | None = option(None, "agent steps kept; null: a run of full episodes")
+    replay_capacity: int | None = option(
+        None, "frames kept, one more an episode than it has agent steps; null: all of the run"
+    )
     log_every: int = option(25, "agent steps between rows of training metrics")
     checkpoint_every: int = option(5_000, "env frames between checkpoints")
     env: EnvConfig = group(EnvConfig)
@@ -162,6 +164,9 @@ def check(config: TrainConfig) -> None:
     risky = planner.risk is not Risk.mean
     words = f"at least 2 where planner.risk={planner.risk.value}: one future has no spread"
     _require(not risky or planner.particles >= 2, "planner.particles", planner.particles, words)
+    certain = risky and config.belief.name == "point"
+    words = "mean with belief=point, whose futures are all the same"
+    _require(not certain, "planner.risk", planner.risk.value, words)
     words = "other than 0 where planner.risk=mean_std; below 0 avoids uncertain futures"
     _require(planner.risk is not Risk.mean_std or planner.kappa != 0, "planner.kappa", planner.kappa, words)
     _require(config.prefill <= config.steps, "prefill", config.prefill, f"at most steps={config.steps}")

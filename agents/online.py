@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -28,6 +29,8 @@ from gje_world.training.metrics import MetricsLog
 from gje_world.training.progress import TrainingProgress
 from gje_world.training.run_directory import RunDirectory, RunDirectoryError
 from gje_world.training.signals import Stop, Stopped
+
+logger = logging.getLogger(__name__)
 
 REPORT_AGE = 60  # seconds, after which a checkpoint brings a new report
 CENTRING_FRAMES = 1_000  # random-policy observations that set the encoder's mean frame
@@ -95,7 +98,10 @@ class Online:
         try:
             return self._train(stop or Stop())
         finally:
-            write_report(self.run.path, running=False)
+            try:
+                write_report(self.run.path, running=False)
+            except OSError as error:  # such as a full disk: what else went wrong is to be told
+                logger.warning("%s was not written: %s", self.run.report, error)
 
     def _train(self, stop: Stop) -> bool:
         c, (offset, elapsed) = self.config, self.logged

@@ -38,7 +38,7 @@ class PlannerConfig:
     temperature: float = option(0.5, "MPPI: higher is greedier")
     min_std: float = option(0.05, "smallest standard deviation of sampled actions, in action units")
     max_std: float = option(2.0, "largest standard deviation of sampled actions")
-    risk: Risk = option(Risk.mean, "how the particles' returns become one score")
+    risk: Risk = option(Risk.mean, "one score of the particles' returns: mean, mean_std or cvar")
     kappa: float = option(0.0, "risk=mean_std: score = mean + kappa * std; negative avoids uncertain futures")
     cvar_share: float = option(0.25, "risk=cvar: mean of this share of the worst returns")
 
@@ -49,7 +49,7 @@ def score_returns(returns: Tensor, config: PlannerConfig) -> Tensor:
         return returns.mean(0)
     if config.risk is Risk.mean_std:
         return returns.mean(0) + config.kappa * returns.std(0, correction=0)
-    worst = max(1, math.ceil(config.cvar_share * len(returns)))
+    worst = max(1, math.ceil(config.cvar_share * len(returns) - 1e-9))  # 0.28 * 25 is a little above 7
     return returns.topk(worst, dim=0, largest=False).values.mean(0)
 
 
@@ -83,11 +83,20 @@ class Planner:
 
     @torch.no_grad()
     def plan(self, z: Tensor, explore: bool) -> Tensor:
-        """The first action `[B, A]` of a good sequence from `z [B, D]`; sampled where `explore`."""
+        """The first action `[B, A]` of a good sequence from `z [B, D]`; sampled where `explore`.
+
+        Raises:
+            ValueError: the plan to go on from is of another number of states.
+        """
         c = self.config
         size = (c.horizon, len(z), self.action_dim)
         mean = torch.zeros(size, device=z.device)
         if self.warm_start is not None:
+            if self.warm_start.shape[1] != len(z):
+                raise ValueError(
+                    f"the last plan was for {self.warm_start.shape[1]} observations, these are {len(z)}; "
+                    "call reset() where an episode begins"
+                )
             mean[:-1] = self.warm_start[1:]
         std = torch.full_like(mean, c.max_std)
         proposals = self.propose(z, c.policy_candidates)  # [H, B, K, A]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import gymnasium
 
@@ -21,6 +22,7 @@ from agents.experience import replay_size
 from agents.online import Online
 from agents.replay import Replay
 from gje_world.options import plain_value
+from gje_world.training.checkpoint import CheckpointStore, step_of
 from gje_world.training.disk import format_bytes
 from gje_world.training.run_directory import RunDirectory
 from gje_world.training.signals import stop_on_signals
@@ -52,6 +54,8 @@ def train_until_stopped(
 ) -> tuple[RunDirectory, int]:
     """As `train_agent`; the run directory, and the exit status of a command that does this alone."""
     check(config)
+    if make is not None and not callable(make):
+        raise ConfigError(f"make={make} must be a function that makes an environment, as lambda: MyEnv()")
     choose_device(config)
     env = make_env(config, make)
 
@@ -64,10 +68,12 @@ def train_until_stopped(
     if make is not None:
         another().close()
     check_against_episode(config, env.get_wrapper_attr("max_episode_steps"))
-    check_prefill(config, env.get_wrapper_attr("action_repeat"))
+    repeat = env.get_wrapper_attr("action_repeat")
+    check_prefill(config, repeat)
     path, size = run_path(config), replay_size(config, env)
     encoder = pretrained_encoder(config, path)
     try:
+        require_not_beyond(config, path, repeat)
         Replay.require_room(path / "replay", size.capacity + size.slack, size.frame_shape, size.action_dim)
     except OSError as error:
         raise ConfigError(f"run_dir={path} cannot be used: {error.strerror}; choose another") from error
@@ -83,6 +89,20 @@ def train_until_stopped(
         finally:
             online.close()
     return run, 0 if finished else stop.status
+
+
+def require_not_beyond(config: TrainConfig, path: Path, repeat: int) -> None:
+    """Refuses to end the run in `path` before where it is; its last step may have gone over the end.
+
+    Raises:
+        ConfigError: its newest checkpoint is of a later step.
+    """
+    checkpoints = CheckpointStore(path / "checkpoints").paths()
+    newest = max((step_of(checkpoint) for checkpoint in checkpoints), default=0)
+    if newest >= config.steps + repeat:
+        raise ConfigError(
+            f"steps={config.steps} must be at least the {newest:,} env frames of run_dir={path}"
+        )
 
 
 def announcement(online: Online) -> str:

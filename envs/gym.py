@@ -70,7 +70,9 @@ def _made(spec: EnvSpec, time_limit: int | None) -> gymnasium.Env:
         env.reset(seed=0)
         env.render()
     except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
-        raise ValueError(f"{name} can't run: {error}") from error
+        # what Gymnasium's MuJoCo environments draw with, and do not say where to get
+        hint = "; try pip install 'gymnasium[mujoco]'" if "imageio" in str(error) else ""
+        raise ValueError(f"{name} can't run: {error}{hint}") from error
     return env
 
 

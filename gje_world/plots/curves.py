@@ -20,6 +20,8 @@ from gje_world.plots.style import BLUE, MUTED, ORANGE, PALETTE, frames_axis, sty
 Rows = Sequence[Mapping[str, Any]]
 Array = npt.NDArray[np.float64]
 
+LOWEST_R2 = -0.06  # at which lower ones are drawn
+
 _LOSS_TITLES = {
     "loss/total": "total",
     "loss/nll": "NLL (nats per dimension)",
@@ -164,10 +166,11 @@ def state_probe(rows: Rows) -> Figure | None:
             label = name.removeprefix(f"{prefix}{group}")
             color = PALETTE[index % len(PALETTE)]
             dashes = ("-", "--", ":", "-.")[index // len(PALETTE) % 4]
-            axes.plot(steps, scores, dashes, marker="o", markersize=3, color=color, label=label or None)
+            drawn = scores.clip(LOWEST_R2)  # below 0 the probe is worse than the mean: how much says nothing
+            axes.plot(steps, drawn, dashes, marker="o", markersize=3, color=color, label=label or None)
         axes.set_title(group)
         axes.axhline(1, color=MUTED, linestyle="--", linewidth=0.9)
-        axes.set_ylim(-0.1, 1.06)  # below 0 the probe is worse than the mean: how much worse says nothing
+        axes.set_ylim(LOWEST_R2 - 0.04, 1.06)
         if any(name.endswith("]") for name in members):
             axes.legend(loc="best", ncols=-(-len(members) // 6), columnspacing=0.8)
         frames_axis(axes)
@@ -224,7 +227,8 @@ def _gauge(axes: Axes, steps: Array, values: Array, color: str) -> None:
     if not len(steps):
         axes.text(0.5, 0.5, "not logged yet", transform=axes.transAxes, ha="center", color=MUTED)
         return
-    axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
+    alone = "o" if len(steps) == 1 else None  # a line of one point cannot be seen
+    axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.8, marker=alone, markersize=3)
     axes.plot(steps, smooth(values), color=color)
 
 

@@ -80,7 +80,7 @@ class CheckpointStore:
             raise CheckpointError(
                 f"checkpoint of step {step} not written to {self.folder}: {error}"
             ) from error
-        older = [other for other in before if _step(other) < step]
+        older = [other for other in before if step_of(other) < step]
         kept = [*older, path][-self.keep :]
         for other in before:
             if other not in kept:
@@ -140,7 +140,8 @@ def load_checkpoint(path: Path | str, map_location: torch.device | str = "cpu") 
     return state
 
 
-def _step(path: Path) -> int:
+def step_of(path: Path) -> int:
+    """The step that the name of a checkpoint tells."""
     match = _NAME.fullmatch(path.name)
     assert match is not None
     return int(match[1])

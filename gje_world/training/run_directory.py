@@ -134,7 +134,9 @@ def read_config(path: Path | str) -> dict[str, Any]:
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise RunDirectoryError(f"{path.parent} is no run directory: it holds no {path.name}") from error
+        if path.name == "config.yaml" and path.parent.is_dir():
+            raise RunDirectoryError(f"{path.parent} is no run directory: it holds no {path.name}") from error
+        raise RunDirectoryError(f"{path} does not exist") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise RunDirectoryError(f"{path} cannot be read as plain YAML: {reason}") from error
@@ -178,9 +180,10 @@ def _settle_config(path: Path, asked: dict[str, Any], changeable: Collection[str
         if stored == asked:
             return
         _refuse_other_run(path, stored, asked, changeable)
-    elif any((path / "checkpoints").glob("*.pt")):
+    elif others := sorted(each.name for each in path.iterdir() if not each.name.startswith(".")):
+        shown = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
         raise RunDirectoryError(
-            f"run_dir={path} holds checkpoints but no config.yaml to say what run they are of; "
+            f"run_dir={path} holds {shown} but no config.yaml to say what run they are of; "
             "choose another run_dir"
         )
     with replacing(file) as temporary:

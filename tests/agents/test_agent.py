@@ -6,6 +6,9 @@ import pytest
 import torch
 from test_objectives_fit import agent_for, batch
 
+from agents.agent import discount_for
+from gje_world.beliefs import DiagonalGaussian
+
 DISCOUNT = 0.95
 
 
@@ -48,7 +51,7 @@ def test_a_candidates_return_is_the_sum_along_its_particles_futures(agent, monke
     monkeypatch.setattr(
         agent.critics, "forward", lambda z, a, pair: torch.stack([z.mean(-1) * (1 + 2 * e) for e in pair])
     )
-    agent.planner.config.particles = particles
+    agent.particles = particles
     if ends:
         agent.terminates = True
         monkeypatch.setattr(agent.termination, "forward", lambda z, a: torch.full(z.shape[:-1], ends))
@@ -64,7 +67,51 @@ def test_a_candidates_return_is_the_sum_along_its_particles_futures(agent, monke
                 torch.testing.assert_close(found[p, b, n], total + weight * 2 * now)
 
 
-def test_the_policy_climbs_its_critics_and_leaves_them_alone(agent, monkeypatch):
+def test_the_policys_loss_does_not_teach_the_critics():
+    agent = agent_for("agent.weights.value=0", "agent.critics=2")
+    policy = [p.detach().clone() for p in agent.policy.parameters()]
+    # from critics that know nothing the policy learns nothing but to be unsure
+    torch.nn.init.normal_(agent.critics.net.last.weight)
+    critics = [p.detach().clone() for p in agent.critics.parameters()]
+    agent.update(batch(), gauges=False)
+    assert all(torch.equal(a, b) for a, b in zip(critics, agent.critics.parameters(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(policy, agent.policy.parameters(), strict=True))
+
+
+def test_targets_come_from_critics_that_follow_slowly(agent):
+    data = batch()
+    z = torch.randn(len(data.reward), data.reward.shape[1], 8)
+    torch.manual_seed(0)
+    before = agent.td_target(z, data)
+    with torch.no_grad():
+        for parameter in agent.critics.parameters():
+            parameter.add_(1.0)
+    torch.manual_seed(0)
+    torch.testing.assert_close(agent.td_target(z, data), before)
+    old = [p.clone() for p in agent.target_critics.parameters()]
+    agent.update(data, gauges=False)
+    rate = agent.config.target_rate
+    for was, now, online in zip(
+        old, agent.target_critics.parameters(), agent.critics.parameters(), strict=True
+    ):
+        torch.testing.assert_close(now, was + rate * (online - was))
+
+
+def test_discounts_are_of_the_episodes_length():
+    assert discount_for(125) == pytest.approx(0.96)
+    assert discount_for(1) == pytest.approx(0.95) and discount_for(10**6) == pytest.approx(0.995)
+
+
+def test_gauges_are_of_the_sequences_that_were_not_shifted(agent):
+    z = torch.randn(4, 8, 8)
+    mean = z[:-1].clone()
+    mean[:, :2] = z[1:, :2]  # right of the first two alone
+    belief = DiagonalGaussian(mean, torch.full_like(mean, 0.1))
+    assert agent.gauges(z, belief, 2)["belief/coverage_50"] == 1
+    assert agent.gauges(z, belief, 0)["belief/coverage_50"] == pytest.approx(0.25)
+
+
+def test_the_policy_climbs_its_critics(agent, monkeypatch):
     monkeypatch.setattr(agent.two_hot, "decode", lambda logits: logits)
     monkeypatch.setattr(agent.critics, "forward", lambda z, a: torch.stack([a.squeeze(-1)] * 2))
     path = torch.randn(4, 64, 8)
@@ -80,7 +127,6 @@ def test_the_policy_climbs_its_critics_and_leaves_them_alone(agent, monkeypatch)
         loss.backward()
         optimizer.step()
     assert mean() > before + 0.3
-    assert all(p.grad is None for p in agent.critics.parameters())
 
 
 def test_terminal_states_are_told_from_others_once_there_has_been_one():

@@ -77,6 +77,13 @@ def test_a_run_directory_of_another_task_is_refused(capsys, monkeypatch, finishe
     assert "choose another run_dir" in line
 
 
+def test_an_end_before_where_the_run_is_is_refused(capsys, monkeypatch, finished):
+    before = (finished / "config.yaml").read_text()
+    line = refused(capsys, monkeypatch, f"run_dir={finished}", "steps=40", "prefill=40")
+    assert "steps=40 must be at least the 80 env frames" in line
+    assert (finished / "config.yaml").read_text() == before
+
+
 def test_a_checkpoint_of_another_shape_is_refused(capsys, monkeypatch, finished, tmp_path):
     path = tmp_path / "run"
     shutil.copytree(finished, path)
@@ -120,6 +127,8 @@ def test_a_full_disk_is_refused(capsys, monkeypatch, tmp_path):
 
 def test_nothing_to_evaluate_is_refused(capsys, monkeypatch, tmp_path):
     assert "no run directory" in refused(capsys, monkeypatch, f"run_dir={tmp_path}", command=evaluate)
+    nowhere = tmp_path / "nowhere"
+    assert f"{nowhere} does not exist" in refused(capsys, monkeypatch, f"run_dir={nowhere}", command=evaluate)
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(capsys, monkeypatch, finished, tmp_path):

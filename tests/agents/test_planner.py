@@ -177,6 +177,19 @@ def test_cvar_is_the_mean_of_the_worst_share():
         assert score == pytest.approx(worst)
 
 
+def test_a_share_of_particles_is_not_rounded_up_by_a_hair():
+    returns = torch.arange(25.0)
+    config = PlannerConfig(risk=Risk.cvar, cvar_share=0.28)  # of 25: 7.000000000000001
+    assert score_returns(returns, config) == 3.0
+
+
+def test_a_plan_for_other_rows_is_not_gone_on_with():
+    plans = planner()
+    plans.plan(torch.zeros(1, ACTION), explore=False)
+    with pytest.raises(ValueError, match="reset"):
+        plans.plan(torch.zeros(2, ACTION), explore=False)
+
+
 def test_one_particle_scores_as_itself_whatever_the_risk():
     returns = torch.randn(1, 2, 5)
     for risk in Risk:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import av
@@ -92,7 +91,5 @@ def test_a_long_episode_of_noisy_curves_is_small(tmp_path: Path) -> None:
         x, y = (28 + 20 * np.array([np.cos(index / 10), np.sin(index / 10)])).astype(int)
         frame[y : y + 8, x : x + 8] = (220, 60, 60)
     noise = np.random.default_rng(0).random(500)
-    start = time.perf_counter()
     path = write_film(tmp_path / "a.mp4", frames, uncertainty=noise, rewards=noise)
     assert path.stat().st_size < 1_000_000
-    assert time.perf_counter() - start < 60  # about 1 s; this only says that it is not drawn frame by frame

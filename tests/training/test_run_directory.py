@@ -125,11 +125,18 @@ def test_a_full_disk_is_told_and_leaves_no_half_config(tmp_path: Path) -> None:
     RunDirectory.open(tmp_path / "run", CONFIG).close()
 
 
+def test_a_folder_with_files_of_others_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text("mine")
+    with pytest.raises(RunDirectoryError, match=r"holds metrics\.jsonl but no config\.yaml"):
+        RunDirectory.open(tmp_path, CONFIG)
+    assert (tmp_path / "metrics.jsonl").read_text() == "mine" and not (tmp_path / "config.yaml").exists()
+
+
 def test_checkpoints_without_a_config_are_not_continued(tmp_path: Path) -> None:
     with RunDirectory.open(tmp_path / "run", CONFIG) as run:
         run.checkpoints.save(1, {})
         run.config.unlink()
-    with pytest.raises(RunDirectoryError, match=r"holds checkpoints but no config\.yaml"):
+    with pytest.raises(RunDirectoryError, match=r"holds checkpoints, .* but no config\.yaml"):
         RunDirectory.open(tmp_path / "run", CONFIG)
 
 
