@@ -150,7 +150,7 @@ def test_a_predictor_of_ones_own_stands_in_the_table_by_one_function(quick, tmp_
     assert benchmark(config) == 0
     rows = {row["predictor"]: row for row in table(tmp_path / "run")}
     assert rows.keys() == set(predictors)
-    assert float(rows["own_predictor:make"]["energy_ratio_5"]) > 1.2  # a sprite that stands still
+    assert float(rows["own_predictor:make"]["energy_ratio_true_5"]) > 1.2  # a sprite that stands still
     written = (tmp_path / "run" / "table.md").read_text()
     assert written.index("oracle") < written.index("own_predictor:make")  # others' stand last
 
