@@ -98,8 +98,7 @@ def require_not_beyond(config: TrainConfig, path: Path, repeat: int) -> None:
         ConfigError: its newest checkpoint is of a later step.
     """
     checkpoints = CheckpointStore(path / "checkpoints").paths()
-    newest = max((step_of(checkpoint) for checkpoint in checkpoints), default=0)
-    if newest >= config.steps + repeat:
+    if checkpoints and (newest := step_of(checkpoints[-1])) >= config.steps + repeat:
         raise ConfigError(
             f"steps={config.steps} must be at least the {newest:,} env frames of run_dir={path}"
         )

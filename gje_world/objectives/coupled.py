@@ -14,9 +14,11 @@ class Coupled(Objective):
     """A loss that couples the two embeddings of a pair, beside which the belief is learnt by its likelihood.
 
     The context's embedding is the mean of the belief, which is what the predictor makes of the context. The
-    coupling, with the marginal term, trains encoder and predictor; the belief's likelihood, of a target held
-    fixed, tells how far the prediction may be off. A point has no likelihood: then the coupling
-    is all (from Python; the commands, whose gauges ask for a density, refuse it).
+    coupling, with the marginal term, trains encoder and predictor. So does the belief's likelihood, whose
+    target is held fixed but not its mean: it tells how far the prediction may be off, and sets where it lies,
+    which a coupling that knows no scale leaves open. Its gradient can be far larger. A point has
+    no likelihood: then the coupling is all (from Python; the commands, whose gauges ask for a density, refuse
+    it).
 
     Arguments:
         resolution: of the belief's likelihood, as in `ConditionalGJE`.

@@ -14,7 +14,7 @@ from gje_world.objectives import Objective
 from gje_world.objectives.statistics import distributed
 from gje_world.options import option
 from gje_world.training.engine import Learner
-from gje_world.video.losses import annealed, noisy_view, open_loop_error, view_predictor
+from gje_world.video.losses import annealed, noisy_view, view_predictor
 from gje_world.video_model import VideoModel
 
 DECODED = 8  # clips of a batch that the decoder learns from: it is for looking only, and may not cost much
@@ -132,10 +132,7 @@ class VideoLearner(Learner):
             if c.views:
                 parts["loss/views"] = self.view_error(z, batch.frames)
         if c.open_loop:
-            past = z.shape[1] - c.horizon
-            parts["loss/open_loop"] = open_loop_error(
-                model, objective, z, z_target, actions, past, c.particles
-            )
+            parts["loss/open_loop"] = self.open_loop_error(z, z_target, actions)
         loss = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
         parts["loss/decoder"] = self.decoder_error(z.detach(), batch.frames)
         metrics = {name: value.detach() for name, value in parts.items()}
@@ -157,6 +154,17 @@ class VideoLearner(Learner):
         obs = self.model.stacked(frames)[rows, place]
         view = self.model.encoder(noisy_view(obs, self.config.noise))
         return self.objective.predict(self.view_predictor(view).translate(view), z[rows, place]).mean()
+
+    def open_loop_error(self, z: Tensor, z_target: Tensor, actions: Tensor) -> Tensor:
+        """Loss of the embeddings after the history of each clip but the first, along sampled futures.
+
+        Few particles leave gaps between them, which are least costly where the beliefs are wider than true.
+        """
+        past = z.shape[1] - self.config.horizon
+        later = self.model.unroll(z[:, :past], actions, self.config.particles)[1:]
+        targets = z_target[:, past + 1 :].unbind(1)
+        each = [self.objective.predict(b, target).mean() for b, target in zip(later, targets, strict=True)]
+        return torch.stack(each).mean()
 
     def decoder_error(self, z: Tensor, frames: Tensor) -> Tensor:
         """Error of the pictures of an embedding each of a few clips, of `z [B, L, D]`."""

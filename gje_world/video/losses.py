@@ -1,4 +1,4 @@
-"""What video models are taught by, however: noisy views, roll-outs, and a resolution that falls."""
+"""What video models are taught by, however: noisy views, and a resolution that falls."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from torch import Generator, Tensor, nn
 
 from gje_world.beliefs import make_head
 from gje_world.networks import mlp
-from gje_world.objectives import Objective
-from gje_world.video_model import VideoModel
 from gje_world.world_model import LOG_STD_BOUNDS
 
 
@@ -22,30 +20,6 @@ def view_predictor(dim: int, hidden: int) -> nn.Sequential:
     """From an embedding `[..., D]` of one view to a diagonal belief of how that of another differs."""
     head = make_head("diagonal", hidden, dim, log_std_bounds=LOG_STD_BOUNDS)
     return nn.Sequential(mlp(dim, hidden, 1), head)
-
-
-def open_loop_error(
-    model: VideoModel,
-    objective: Objective,
-    z: Tensor,
-    z_target: Tensor,
-    action: Tensor,
-    past: int,
-    particles: int,
-) -> Tensor:
-    """Loss of the embeddings after the first `past` but one, along sampled futures; a scalar.
-
-    Few particles leave gaps between them, which are least costly where the beliefs are wider than true.
-
-    Arguments:
-        z, z_target: `[B, past + H, D]`, `H` at least 2.
-        action: `[B, past + H - 1, A]`, between them.
-        particles: sampled futures of each row.
-    """
-    later = model.unroll(z[:, :past], action, particles)[1:]
-    targets = z_target[:, past + 1 :].unbind(1)
-    each = [objective.predict(b, target).mean() for b, target in zip(later, targets, strict=True)]
-    return torch.stack(each).mean()
 
 
 def annealed(first: float, last: float, progress: float) -> float:
