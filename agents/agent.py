@@ -15,7 +15,7 @@ from agents.planner import Planner, PlannerConfig
 from agents.replay import Batch
 from gje_world import WorldModel, WorldModelConfig
 from gje_world.beliefs import Belief
-from gje_world.data import random_shift
+from gje_world.data import shift
 from gje_world.evaluation import collapse_gauges
 from gje_world.networks import AdaptedEncoder, Encoder
 from gje_world.objectives import make_objective
@@ -69,9 +69,12 @@ def discount_for(episode_steps: int) -> float:
 
 
 def stack_frames(frames: Tensor, count: int) -> Tensor:
-    """Observations `[T+1, B, K*C, H, W]` of `frames [B, K+T, C, H, W]`, `K = count`, oldest frame first."""
-    windows = [frames[:, t : t + count].flatten(1, 2) for t in range(frames.shape[1] - count + 1)]
-    return torch.stack(windows)
+    """Observations `[T+1, B, K*C, H, W]` of `frames [B, K+T, C, H, W]`, `K = count`, oldest frame first.
+
+    A view, each frame in as many of them as it is stacked in.
+    """
+    windows = frames.unfold(1, count, 1)  # [B, T+1, C, H, W, K]
+    return windows.permute(1, 0, 5, 2, 3, 4).flatten(2, 3)
 
 
 class Agent(nn.Module):
@@ -284,13 +287,14 @@ class Agent(nn.Module):
         thing in it, and the embeddings would hold it in place of velocities. Where all are shifted, beliefs
         are told nothing: they could not learn what observations are that are not.
         """
-        kept = self.unshifted(obs.shape[1])
-        moved = obs[:, kept:]
-        moved = random_shift(moved.flatten(0, 1), self.config.shift).unflatten(0, moved.shape[:2])
+        pad, kept = self.config.shift, self.unshifted(obs.shape[1])
+        # drawn on the CPU whatever the device, so that no GPU has to be waited for
+        offsets = torch.randint(-pad, pad + 1, (*obs.shape[:2], 2))
+        offsets[:, :kept] = 0
         shifted = torch.zeros(obs.shape[1], 1, device=obs.device)
         if kept:
             shifted[kept:] = 1.0
-        return torch.cat([obs[:, :kept], moved], 1), shifted
+        return shift(obs, offsets), shifted
 
     def unshifted(self, sequences: int) -> int:
         """How many of a batch of sequences, its first, are left as they are."""

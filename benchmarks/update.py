@@ -41,18 +41,19 @@ class PlainEncoder(ConvEncoder):
         return self.project(self.rest(self.first(x)).flatten(1)).reshape(*lead, self.dim)
 
 
-def shift_by_indexing(images: Tensor, pad: int) -> Tensor:
-    """What `random_shift` does to `images [B, C, H, W]`, every pixel looked up by its index."""
-    count, channels, height, width = images.shape
-    offsets = torch.randint(-pad, pad + 1, (count, 2))
-    rows = (torch.arange(height) - offsets[:, :1]).clamp(0, height - 1)  # [B, H]
-    columns = (torch.arange(width) - offsets[:, 1:]).clamp(0, width - 1)  # [B, W]
-    return images[
-        torch.arange(count)[:, None, None, None],
+def shift_by_indexing(images: Tensor, offsets: Tensor) -> Tensor:
+    """What `shift` does to `images [T, B, C, H, W]` by `offsets [T, B, 2]`, each pixel looked up."""
+    lead, (channels, height, width) = images.shape[:2], images.shape[2:]
+    images, offsets = images.reshape(-1, channels, height, width), offsets.reshape(-1, 2)
+    rows = (torch.arange(height) - offsets[:, :1]).clamp(0, height - 1)  # [T*B, H]
+    columns = (torch.arange(width) - offsets[:, 1:]).clamp(0, width - 1)  # [T*B, W]
+    shifted = images[
+        torch.arange(len(images))[:, None, None, None],
         torch.arange(channels)[:, None, None],
         rows[:, None, :, None],
         columns[:, None, None, :],
     ]
+    return shifted.unflatten(0, lead)
 
 
 def fast_update(updates: int, threads: int | None) -> float:
@@ -67,7 +68,7 @@ def plain_update(updates: int, threads: int | None) -> float:
     set_threads(threads)
     with (
         patch("gje_world.world_model.ConvEncoder", PlainEncoder),
-        patch("agents.agent.random_shift", shift_by_indexing),
+        patch("agents.agent.shift", shift_by_indexing),
     ):
         return _seconds(default_agent(Precision.float32), updates)
 

@@ -1,6 +1,6 @@
 """Images, views and trajectories on their way to the encoder."""
 
-from gje_world.data.augment import random_shift
+from gje_world.data.augment import random_shift, shift
 from gje_world.data.clips import ClipBatch, Clips, ClipsError, clip_batches
 
-__all__ = ["ClipBatch", "Clips", "ClipsError", "clip_batches", "random_shift"]
+__all__ = ["ClipBatch", "Clips", "ClipsError", "clip_batches", "random_shift", "shift"]

@@ -27,32 +27,41 @@ def random_shift(images: Tensor, pad: int = 4) -> Tensor:
     if pad == 0:
         return images
     # drawn on the CPU whatever the device of the images, so that no GPU has to be waited for
-    offsets = torch.randint(-pad, pad + 1, (len(images), 2))
+    return shift(images, torch.randint(-pad, pad + 1, (len(images), 2)))
+
+
+def shift(images: Tensor, offsets: Tensor) -> Tensor:
+    """Shift each of `images [*N, ..., H, W]` by its `offsets [*N, 2]`, down and right, edges replicated.
+
+    Views are read as they lie, windows that overlap among them; the result, contiguous, is written once.
+    """
     return (_by_slices if images.device.type == "cpu" else _by_indices)(images, offsets)
 
 
 def _by_indices(images: Tensor, offsets: Tensor) -> Tensor:
-    """Move `images [B, ..., H, W]` by `offsets [B, 2]`, down and right, every pixel looked up at once."""
-    offsets = offsets.to(images.device, non_blocking=True)
-    (height, width), lead = images.shape[-2:], images.shape[1:-2]
-    rows = (torch.arange(height, device=images.device) - offsets[:, :1]).clamp(0, height - 1)  # [B, H]
-    columns = (torch.arange(width, device=images.device) - offsets[:, 1:]).clamp(0, width - 1)  # [B, W]
-    flat = images.reshape(len(images), -1, height, width)
+    """Every pixel looked up at once."""
+    (height, width), lead = images.shape[-2:], offsets.shape[:-1]
+    down, right = offsets.reshape(-1, 2).to(images.device, non_blocking=True).unsqueeze(-1).unbind(1)
+    rows = (torch.arange(height, device=images.device) - down).clamp(0, height - 1)  # [N, H]
+    columns = (torch.arange(width, device=images.device) - right).clamp(0, width - 1)  # [N, W]
+    flat = images.reshape(lead.numel(), -1, height, width)
     flat = flat.gather(2, rows[:, None, :, None].expand(-1, flat.shape[1], -1, width))
     flat = flat.gather(3, columns[:, None, None, :].expand(-1, flat.shape[1], height, -1))
-    return flat.reshape(len(images), *lead, height, width)
+    return flat.reshape(images.shape)
 
 
 def _by_slices(images: Tensor, offsets: Tensor) -> Tensor:
-    """The same by copies of whole rows: on a CPU, looking up each pixel costs an order of magnitude more.
+    """By copies of whole rows: on a CPU, looking up each pixel costs an order of magnitude more.
 
     In NumPy, to which a copy of some rows is a fraction of the call that it is to torch.
     """
     height, width = images.shape[-2:]
     same_size = torch.int16 if images.dtype is torch.bfloat16 else images.dtype  # NumPy has no bfloat16
     source = images.view(same_size).numpy()
-    shifted = np.empty_like(source)
-    for out, image, (down, right) in zip(shifted, source, offsets.tolist(), strict=True):
+    shifted = np.empty(source.shape, source.dtype)
+    moves = offsets.numpy()
+    for index in np.ndindex(offsets.shape[:-1]):
+        out, image, (down, right) = shifted[index], source[index], moves[index]
         top, bottom = max(down, 0), height + min(down, 0)
         left, edge = max(right, 0), width + min(right, 0)
         out[..., top:bottom, left:edge] = image[..., top - down : bottom - down, left - right : edge - right]

@@ -1,9 +1,12 @@
 """Random shifts by slices are crops of the edge-padded images, one crop a sequence."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+from agents.agent import stack_frames
 from gje_world.data import random_shift
 from gje_world.data.augment import _by_indices, _by_slices
 
@@ -37,11 +40,26 @@ def test_every_sequence_is_one_crop_of_its_edge_padded_frames(dtype, pad, height
     )
 
 
-@pytest.mark.parametrize("shape", [(20, 3, 2, 9, 6), (5, 7, 7)])
-def test_looking_up_each_pixel_gives_the_same(shape):
+@pytest.mark.parametrize("shape, lead", [((20, 3, 2, 9, 6), 1), ((4, 5, 2, 9, 6), 2), ((5, 7, 7), 1)])
+def test_looking_up_each_pixel_gives_the_same(shape, lead):
     images = torch.randint(0, 256, shape, dtype=torch.uint8)
-    offsets = torch.randint(-3, 4, (len(images), 2))
+    offsets = torch.randint(-3, 4, (*shape[:lead], 2))
     assert torch.equal(_by_indices(images, offsets), _by_slices(images, offsets))
+
+
+@pytest.mark.parametrize("by", [_by_indices, _by_slices])
+def test_windows_that_overlap_are_shifted_each_on_its_own_and_stay_as_they_were(by):
+    frames = torch.randint(0, 256, (2, 6, 3, 8, 8), dtype=torch.uint8)
+    before = frames.clone()
+    windows = stack_frames(frames, 3)  # [4, 2, 9, 8, 8]
+    assert windows.data_ptr() == frames.data_ptr()
+    offsets = torch.randint(-2, 3, (4, 2, 2))
+    shifted = by(windows, offsets)
+    assert shifted.is_contiguous()
+    assert torch.equal(frames, before)
+    for t, b in itertools.product(range(4), range(2)):
+        assert torch.equal(windows[t, b], frames[b, t : t + 3].flatten(0, 1))
+        assert torch.equal(shifted[t, b], by(windows[t, b].unsqueeze(0), offsets[t, b].unsqueeze(0))[0])
 
 
 def test_all_shifts_up_to_the_pad_occur_equally_often():
