@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 from measure import parser, write_csv
-from pretraining import SIZE, STACK, learn, random_frames
 from rich.progress import Progress
+from world_model_alone import SIZE, STACK, learn, random_frames
 
 from gje_world import WorldModel, WorldModelConfig
 from gje_world.objectives import MARGINALS, TARGETS, make_objective

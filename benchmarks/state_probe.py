@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from pretraining import SIZE, STACK, learn, random_frames
+from world_model_alone import SIZE, STACK, learn, random_frames
 
 from gje_world import WorldModel, WorldModelConfig
 from gje_world.objectives import make_objective

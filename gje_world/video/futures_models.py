@@ -237,7 +237,7 @@ def learn_beliefs(
         return told
 
     learnt = nn.ModuleList([model.predictor, model.head])
-    average = moving_average(learnt, recipe.updates)
+    average = averaged_weights(learnt, recipe.updates)
     descend(learnt, loss, recipe.updates, recipe.lr, advance, average)
     model.eval().requires_grad_(False)
 
@@ -257,7 +257,7 @@ def sampled_error(model: VideoModel, path: Tensor, recipe: Recipe) -> Tensor:
     return energy_score(futures.movedim(1, 0), target).mean() / recipe.dim**0.5
 
 
-def moving_average(learnt: nn.Module, updates: int) -> AveragedModel:
+def averaged_weights(learnt: nn.Module, updates: int) -> AveragedModel:
     """The exponential moving average of weights over about a twentieth of all updates."""
     return AveragedModel(learnt, multi_avg_fn=get_ema_multi_avg_fn(max(0.0, 1 - AVERAGED / updates)))
 

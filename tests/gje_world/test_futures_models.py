@@ -16,11 +16,11 @@ from gje_world.video.futures_models import (
     ENCODERS,
     Recipe,
     around,
+    averaged_weights,
     descend,
     episodes,
     learn_beliefs,
     learn_encoder,
-    moving_average,
     sampled_error,
 )
 
@@ -98,10 +98,10 @@ def test_components_of_low_rank_hold_noise_that_is_a_sheet_in_the_embedding_and_
     assert isinstance(head(torch.zeros(4)).components, LowRankGaussian)
 
 
-def test_the_weights_that_stay_are_the_moving_average_of_those_on_the_way():
+def test_the_weights_that_stay_are_the_averaged_weights_of_those_on_the_way():
     torch.manual_seed(0)
     learnt, way = nn.Linear(3, 1), []
-    average = moving_average(learnt, 40)  # keeps half at each update
+    average = averaged_weights(learnt, 40)  # keeps half at each update
     descend(
         learnt, lambda _: learnt(torch.randn(8, 3)).square().mean(), 40, 0.1,
         lambda: way.append(learnt.weight.detach().clone()), average,
@@ -115,7 +115,7 @@ def test_the_weights_that_stay_are_the_moving_average_of_those_on_the_way():
 
 def test_the_weights_of_hardly_any_updates_are_the_last(frames):
     learnt = nn.Linear(1, 1)
-    average = moving_average(learnt, 3)
+    average = averaged_weights(learnt, 3)
     for value in (1.0, 2.0, 5.0):
         nn.init.constant_(learnt.weight, value)
         average.update_parameters(learnt)
