@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from measure import parser, write_csv
 
-from gje_world.data import Clips, clip_batches
+from gje_world.data import ClipWriter, clip_batches
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
     shape = (3, arguments.size, arguments.size)
     generator = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
-        with Clips.create(Path(folder), shape, action_dim=2, state_names=("x", "y")) as clips:
+        with ClipWriter(Path(folder), shape, action_dim=2, state_names=("x", "y")) as clips:
             for _ in range(arguments.episodes):
                 clips.append(
                     generator.integers(256, size=(arguments.length, *shape), dtype=np.uint8),

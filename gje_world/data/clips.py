@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
-import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,15 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gje_world.training.atomic import replacing
-from gje_world.training.locks import lock
-
-logger = logging.getLogger(__name__)
-
 VERSION = 1
 INDEX = "index.json"
-INDEX_EVERY = 64  # episodes from one writing of the index to the next: it grows with all that were before,
-INDEX_SECONDS = 10.0  # or so many seconds, if they come first
 
 
 class ClipsError(RuntimeError):
@@ -41,15 +31,10 @@ class ClipBatch(NamedTuple):
 
 
 class Clips:
-    """Episodes on disk, written one after the other and read through memory maps.
+    """Episodes on disk, read through memory maps.
 
     A folder holds the flat files `frames.bin` (uint8), `actions.bin` and `states.bin` (float32), one row a
-    frame, and `index.json`, which says where the episodes lie. The index is replaced whole, once in a while
-    and at the end, after the data is on the disk: a build that was killed goes on after the last episode that
-    it tells of.
-
-    `Clips.create` opens a folder for writing, which no other process can do until it is closed; `Clips.open`
-    opens it for reading.
+    frame, and `index.json`, which says where the episodes lie. `Clips.open` opens one; `ClipWriter` makes it.
     """
 
     def __init__(
@@ -58,7 +43,6 @@ class Clips:
         index: dict,
         intervals: npt.NDArray[np.int64] | None = None,
         sources: list[str] | None = None,
-        lock: int | None = None,
     ):
         self.path = path
         self._index = index
@@ -67,90 +51,10 @@ class Clips:
         self.state_names: tuple[str, ...] = tuple(index["state_names"])
         self._intervals = intervals  # [E, 2] first row and the row after the last; None: all of the index's
         self._sources = sources  # of a part, [E]
-        self._lock = lock  # held by what may write
-        self._rows_written = sum(index["lengths"])
-        self._changes, self._indexed = 0, time.monotonic()  # since the index was last written, and when
         self._maps: dict[str, npt.NDArray] | None = None
 
-    @classmethod
-    def create(
-        cls,
-        path: Path | str,
-        frame_shape: tuple[int, int, int],
-        action_dim: int = 0,
-        state_names: Sequence[str] = (),
-    ) -> Clips:
-        """Clips in the folder `path`, to be appended to; those already there are kept.
-
-        To be used in a `with` block, whose end puts all of them on the disk; while another process writes to
-        the folder it is waited for. Of a folder that cannot be written the clips are open for reading only.
-
-        Arguments:
-            frame_shape: `(C, H, W)` of a frame.
-            action_dim: `A`, numbers in an action; 0 where there are none.
-            state_names: of the `S` numbers of the true state; empty where it is not known.
-
-        Raises:
-            ClipsError: the folder holds clips of another kind.
-        """
-        path = Path(path)
-        path.mkdir(parents=True, exist_ok=True)
-        held = None
-        if os.access(path, os.W_OK):
-            held = lock(
-                path,
-                lambda holder: logger.warning("%s is being written by process %s: waiting", path, holder),
-            )
-        try:
-            if (path / INDEX).exists():
-                there = cls.open(path)
-                asked = (tuple(frame_shape), action_dim, tuple(state_names))
-                names = ("frame_shape", "action_dim", "state_names")
-                for name, value in zip(names, asked, strict=True):
-                    if getattr(there, name) != value:
-                        raise ClipsError(
-                            f"{path} holds clips of {name}={getattr(there, name)}, not {value}; "
-                            "choose another folder"
-                        )
-                there._lock = held
-                return there
-            index = {
-                "version": VERSION,
-                "frame_shape": list(frame_shape),
-                "action_dim": action_dim,
-                "state_names": list(state_names),
-                "lengths": [],
-                "sources": [],
-                "skipped": {},
-                "finished": [],
-            }
-            clips = cls(path, index, lock=held)
-            clips._write_index()
-            return clips
-        except BaseException:
-            if held is not None:
-                os.close(held)
-            raise
-
-    def close(self) -> None:
-        """Put all that was appended on the disk and let others write; what stands there can still be read."""
-        if self._lock is None:
-            return
-        try:
-            if self._changes:
-                self._write_index()
-        finally:
-            os.close(self._lock)
-            self._lock = None
-
-    def __enter__(self) -> Clips:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    @classmethod
-    def open(cls, path: Path | str) -> Clips:
+    @staticmethod
+    def open(path: Path | str) -> Clips:
         """The clips that stand in the folder `path`.
 
         Raises:
@@ -166,7 +70,7 @@ class Clips:
             raise ClipsError(f"{path / INDEX} cannot be read: {error!r}") from error
         if version != VERSION:
             raise ClipsError(f"{path} holds clips of format {version}; this version reads {VERSION}")
-        clips = cls(path, index)
+        clips = Clips(path, index)
         for name, (dtype, shape) in clips._fields().items():
             size = np.dtype(dtype).itemsize * math.prod(shape) * sum(index["lengths"])
             there = (path / f"{name}.bin").stat().st_size if (path / f"{name}.bin").exists() else 0
@@ -194,7 +98,7 @@ class Clips:
 
     @property
     def sources(self) -> list[str]:
-        """What each episode was made from, as `append` was told."""
+        """What each episode was made from, as the writer was told."""
         return list(self._index["sources"] if self._sources is None else self._sources)
 
     @property
@@ -204,7 +108,7 @@ class Clips:
 
     @property
     def finished(self) -> set[str]:
-        """Sources that have given all that they will, as `finish` was told."""
+        """Sources that have given all that they will, as the writer was told."""
         return set(self._index.get("finished", ()))
 
     def description(self) -> dict[str, Any]:
@@ -220,75 +124,6 @@ class Clips:
     def __len__(self) -> int:
         """Number of frames."""
         return int(self.lengths.sum())
-
-    def append(
-        self,
-        frames: npt.NDArray[np.uint8],
-        actions: npt.NDArray | None = None,
-        states: npt.NDArray | None = None,
-        source: str = "",
-    ) -> None:
-        """Write one episode: `frames [T, C, H, W]`, `actions [T-1, A]`, `states [T, S]`.
-
-        Arguments:
-            source: what it was made from, such as the name of a video file.
-
-        Raises:
-            ClipsError: a shape or type is not that of these clips.
-        """
-        self.extend(
-            frames[None],
-            None if actions is None else np.asarray(actions)[None],
-            None if states is None else np.asarray(states)[None],
-            source,
-        )
-
-    def extend(
-        self,
-        frames: npt.NDArray[np.uint8],
-        actions: npt.NDArray | None = None,
-        states: npt.NDArray | None = None,
-        source: str = "",
-    ) -> None:
-        """Write episodes of one length at once: `frames [E, T, C, H, W]`, and so on as in `append`."""
-        self._require_writable()
-        if frames.ndim != 5 or frames.dtype != np.uint8:
-            raise ClipsError(
-                f"frames must be uint8 [T, C, H, W], got {frames.dtype} {list(frames.shape[1:])}"
-            )
-        count, length = frames.shape[:2]
-        named = f" of {source}" if source else ""
-        if frames.shape[2:] != self.frame_shape:
-            raise ClipsError(
-                f"frames{named} are {list(frames.shape[2:])}, the others {list(self.frame_shape)}: "
-                "clips must be of one size"
-            )
-        rows: dict[str, npt.NDArray] = {
-            "frames": frames,
-            "actions": self._rows("actions", actions, count, length, length - 1, self.action_dim),
-            "states": self._rows("states", states, count, length, length, len(self.state_names)),
-        }
-        for name, (dtype, shape) in self._fields().items():
-            size = np.dtype(dtype).itemsize * math.prod(shape)
-            if size:
-                _write_at(self.path / f"{name}.bin", self._rows_written * size, rows[name])
-        self._rows_written += count * length
-        self._index["lengths"] += [length] * count
-        self._index["sources"] += [source] * count
-        self._maps = None
-        self._changed(count)
-
-    def skip(self, source: str, reason: str) -> None:
-        """Remember that `source` cannot be read, or not to its end, so that no later build tries it again."""
-        self._require_writable()
-        self._index["skipped"][source] = reason
-        self._changed()
-
-    def finish(self, source: str) -> None:
-        """Remember that all episodes of `source` are there."""
-        self._require_writable()
-        self._index.setdefault("finished", []).append(source)
-        self._changed()
 
     def sample(self, generator: np.random.Generator, batch: int, length: int, stride: int = 1) -> ClipBatch:
         """`batch` windows of `length` frames, uniform over all that lie in one episode.
@@ -410,50 +245,6 @@ class Clips:
             "actions": (np.float32, (self.action_dim,)),
             "states": (np.float32, (len(self.state_names),)),
         }
-
-    @staticmethod
-    def _rows(
-        name: str, given: npt.NDArray | None, count: int, length: int, steps: int, dim: int
-    ) -> npt.NDArray[np.float32]:
-        """What was given as float32 rows, one a frame: the row after an episode's last action is zero."""
-        shape = (count, steps, dim)
-        there = (count, steps, 0) if given is None else np.shape(given)
-        if there != shape:
-            raise ClipsError(
-                f"{name} must be {list(shape[1:])} beside {length} frames, got {list(there[1:])}"
-            )
-        rows = np.zeros((count, length, dim), np.float32)
-        if given is not None:
-            rows[:, :steps] = given
-        return rows
-
-    def _require_writable(self) -> None:
-        if self._lock is None:
-            raise ClipsError(f"the clips in {self.path} are open for reading only")
-
-    def _changed(self, count: int = 1) -> None:
-        """Write the index if it is time."""
-        self._changes += count
-        if self._changes >= INDEX_EVERY or time.monotonic() - self._indexed >= INDEX_SECONDS:
-            self._write_index()
-
-    def _write_index(self) -> None:
-        """Put the data on the disk, then the index that tells of it."""
-        for name in self._fields():
-            if (self.path / f"{name}.bin").exists():
-                with (self.path / f"{name}.bin").open("rb") as file:
-                    os.fsync(file.fileno())
-        with replacing(self.path / INDEX) as temporary:
-            temporary.write_text(json.dumps(self._index) + "\n", encoding="utf-8")
-        self._changes, self._indexed = 0, time.monotonic()
-
-
-def _write_at(path: Path, offset: int, rows: npt.NDArray) -> None:
-    """Write `rows` at `offset`, in place of what a killed build left there."""
-    with path.open("r+b" if path.exists() else "w+b") as file:
-        file.truncate(offset)
-        file.seek(offset)
-        file.write(np.ascontiguousarray(rows).data)
 
 
 def clip_batches(

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import track
 
+from gje_world.data.clip_writer import ClipWriter
 from gje_world.data.clips import Clips, ClipsError
 from gje_world.data.file_state import state_of
 
@@ -74,7 +75,7 @@ def decode_films(folder: Path, cache: Path, image_size: int) -> Clips:
     """
     versions = {f"{name} {state_of(files_of(folder / name))}": name for name in films_in(folder)}
     console = Console(stderr=True)
-    with Clips.create(cache, (3, image_size, image_size)) as clips:
+    with ClipWriter(cache, (3, image_size, image_size)) as clips:
         done, known = Counter(clips.sources), clips.finished | clips.skipped.keys()
         todo = [version for version in versions if version not in known]
         hidden = not console.is_terminal
@@ -87,7 +88,7 @@ def decode_films(folder: Path, cache: Path, image_size: int) -> Clips:
     return chosen
 
 
-def _decode(clips: Clips, film: Path, version: str, done: int, image_size: int) -> None:
+def _decode(clips: ClipWriter, film: Path, version: str, done: int, image_size: int) -> None:
     """Append the episodes of a film after the first `done`, as made from `version`."""
     frames = 0
     try:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from gje_world.data.clip_writer import ClipWriter
 from gje_world.data.clips import Clips, ClipsError
 from gje_world.training.atomic import replacing
 
@@ -82,7 +83,7 @@ def _import(file: Any, path: Path, cache: Path, image_size: int) -> Clips:
             )
     action_dim = 0 if action is None else int(np.prod(action.shape[1:]))
     names = () if state is None else state_names(state)
-    with Clips.create(cache, (channels, image_size, image_size), action_dim, names) as clips:
+    with ClipWriter(cache, (channels, image_size, image_size), action_dim, names) as clips:
         for start, length in episodes(file, path)[clips.episodes :]:
             stop = start + length
             frames = np.concatenate(

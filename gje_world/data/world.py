@@ -12,6 +12,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from gje_world.data.clip_writer import ClipWriter
 from gje_world.data.clips import Clips
 from gje_world.data.sprites import SHAPES, paint
 
@@ -150,7 +151,7 @@ def write_clips(world: World, path: Path | str, episodes: int, length: int, seed
         path: the clips' folder.
         length: frames of an episode.
     """
-    with Clips.create(path, world.frame_shape, state_names=world.state_names) as clips:
+    with ClipWriter(path, world.frame_shape, state_names=world.state_names) as clips:
         while clips.episodes < episodes:
             batch, done = divmod(clips.episodes, BATCH)
             frames, states = world.generate(np.random.default_rng([seed, batch]), BATCH, length)

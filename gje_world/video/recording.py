@@ -15,7 +15,8 @@ from omegaconf import MISSING
 from rich.console import Console
 from rich.progress import track
 
-from gje_world.data.clips import Clips, ClipsError
+from gje_world.data.clip_writer import ClipWriter
+from gje_world.data.clips import ClipsError
 from gje_world.data.hdf5 import export_hdf5, require_h5py
 from gje_world.options import ConfigError, option, require_at_least
 from gje_world.training.checkpoint import CheckpointStore
@@ -55,7 +56,7 @@ def record(config: RecordConfig) -> int:
     folder = out.with_suffix("") if out.suffix == ".h5" else out
     form = (CHANNELS, size[1], size[2]), env.action_space.shape[0], env.get_wrapper_attr("state_names")
     try:
-        with Clips.create(folder, *form) as clips:
+        with ClipWriter(folder, *form) as clips:
             repeat, length = env.get_wrapper_attr("action_repeat"), config.length or "all"
             source = f"{config.task} {policy} seed {config.seed} action_repeat {repeat} length {length}"
             if any(name != source for name in clips.sources):

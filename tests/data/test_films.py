@@ -5,7 +5,7 @@ import pytest
 import torch
 from film_files import steps, write_image, write_video
 
-from gje_world.data import Clips, ClipsError, films
+from gje_world.data import ClipsError, ClipWriter, films
 from gje_world.data.films import decode_films, read_film
 from gje_world.data.hdf5 import export_hdf5
 from gje_world.data.sources import DataConfig, check_data, open_clips
@@ -65,7 +65,7 @@ def test_what_has_changed_on_the_disk_is_not_taken_from_the_cache(tmp_path, sour
             (tmp_path / "films").mkdir(exist_ok=True)
             write_video(tmp_path / "films" / "one.mp4", steps(count))
             return tmp_path / "films"
-        with Clips.create(tmp_path / f"{count}", (3, 16, 16)) as made:
+        with ClipWriter(tmp_path / f"{count}", (3, 16, 16)) as made:
             made.append(np.zeros((count, 3, 16, 16), np.uint8))
             export_hdf5(made, tmp_path / "episodes.h5")
         return tmp_path / "episodes.h5"
@@ -87,7 +87,7 @@ def test_a_long_film_becomes_several_episodes_and_goes_on_where_it_was_killed(tm
     write_video(folder / "long.mp4", steps(10))
     whole = decode_films(folder, tmp_path / "whole", 16)
     assert whole.lengths.tolist() == [4, 4, 2]
-    extend = films.Clips.extend
+    extend = films.ClipWriter.extend
 
     def dies(self, *arguments, **keywords):
         if self.episodes == 1:
@@ -95,7 +95,7 @@ def test_a_long_film_becomes_several_episodes_and_goes_on_where_it_was_killed(tm
         extend(self, *arguments, **keywords)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(films.Clips, "extend", dies)
+        patched.setattr(films.ClipWriter, "extend", dies)
         decode_films(folder, tmp_path / "parts", 16)
     decode_films(folder, tmp_path / "parts", 16)
     for name in ("frames.bin", "index.json"):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from gje_world.data import Clips, ClipsError
+from gje_world.data import Clips, ClipsError, ClipWriter
 from gje_world.data.hdf5 import export_hdf5, import_hdf5
 
 h5py = pytest.importorskip("h5py")
@@ -17,7 +17,7 @@ SIZE = 16
 @pytest.fixture
 def clips(tmp_path):
     chance = np.random.default_rng(0)
-    with Clips.create(tmp_path / "clips", (3, SIZE, SIZE), 2, ("x", "y")) as made:
+    with ClipWriter(tmp_path / "clips", (3, SIZE, SIZE), 2, ("x", "y")) as made:
         for length in (5, 3, 7):
             made.append(
                 chance.integers(256, size=(length, 3, SIZE, SIZE), dtype=np.uint8),
@@ -55,7 +55,7 @@ def test_episodes_may_be_told_by_their_number_in_each_row_and_channels_come_firs
 
 
 def test_clips_without_actions_or_states_come_back_and_frames_are_scaled(tmp_path):
-    with Clips.create(tmp_path / "bare", (3, 32, 32)) as bare:
+    with ClipWriter(tmp_path / "bare", (3, 32, 32)) as bare:
         bare.append(np.full((4, 3, 32, 32), 77, np.uint8))
     back = import_hdf5(export_hdf5(bare, tmp_path / "bare.h5"), tmp_path / "back", 16)
     assert back.action_dim == 0 and back.frame_shape == (3, 16, 16)
@@ -65,7 +65,7 @@ def test_clips_without_actions_or_states_come_back_and_frames_are_scaled(tmp_pat
 def test_an_import_that_was_killed_goes_on(clips, tmp_path):
     path = export_hdf5(clips, tmp_path / "data.h5")
     first = clips.window(0, 0, 5)
-    with Clips.create(tmp_path / "back", (3, SIZE, SIZE), 2, ("x", "y")) as part:
+    with ClipWriter(tmp_path / "back", (3, SIZE, SIZE), 2, ("x", "y")) as part:
         part.append(*(values[0].numpy() for values in first))
     assert_same(clips, import_hdf5(path, tmp_path / "back", SIZE))
 

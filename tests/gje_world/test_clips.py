@@ -14,8 +14,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import gje_world.data.clips as clips_module
+import gje_world.data.clip_writer as clip_writer
 import gje_world.data.world as world_module
+from gje_world.data.clip_writer import ClipWriter
 from gje_world.data.clips import Clips, ClipsError, clip_batches
 from gje_world.data.worlds import make_world
 
@@ -24,7 +25,7 @@ SHAPE = (1, 2, 2)
 
 def numbered(lengths, path, action_dim=2):
     """Clips whose state is (episode, time), whose pixels hold the episode, and whose actions the time."""
-    with Clips.create(path, SHAPE, action_dim, ("episode", "time")) as clips:
+    with ClipWriter(path, SHAPE, action_dim, ("episode", "time")) as clips:
         for episode, length in enumerate(lengths):
             frames = np.full((length, *SHAPE), episode, np.uint8)
             steps = np.arange(length, dtype=np.float32)
@@ -91,7 +92,7 @@ def test_clips_come_apart_by_episode_and_a_single_one_in_time(tmp_path):
 
 
 def test_no_film_lies_on_both_sides_of_a_split(tmp_path):
-    with Clips.create(tmp_path, SHAPE) as clips:
+    with ClipWriter(tmp_path, SHAPE) as clips:
         for name in "abcde":
             for _ in range(4):
                 clips.append(np.zeros((3, *SHAPE), np.uint8), source=name)
@@ -101,7 +102,7 @@ def test_no_film_lies_on_both_sides_of_a_split(tmp_path):
 
 
 def test_bad_input_is_named(tmp_path):
-    clips = Clips.create(tmp_path, SHAPE, state_names=("x",))
+    clips = ClipWriter(tmp_path, SHAPE, state_names=("x",))
     with pytest.raises(ClipsError, match="there is no clip"):
         clips.sample(np.random.default_rng(0), 1, 2)
     with pytest.raises(ClipsError, match=r"frames of b\.mp4 are \[1, 3, 3\], the others \[1, 2, 2\]"):
@@ -117,7 +118,7 @@ def test_bad_input_is_named(tmp_path):
     with pytest.raises(ClipsError, match="open for reading only"):
         clips.append(np.zeros((4, *SHAPE), np.uint8), states=np.zeros((4, 1)))
     with pytest.raises(ClipsError, match=r"frame_shape=\(1, 2, 2\), not \(3, 2, 2\)"):
-        Clips.create(tmp_path, (3, 2, 2), state_names=("x",))
+        ClipWriter(tmp_path, (3, 2, 2), state_names=("x",))
     with pytest.raises(ClipsError, match="holds no clips"):
         Clips.open(tmp_path / "elsewhere")
     whole = (tmp_path / "frames.bin").read_bytes()
@@ -132,7 +133,7 @@ def test_bad_input_is_named(tmp_path):
 
 
 def test_what_cannot_be_read_is_remembered(tmp_path):
-    with Clips.create(tmp_path, SHAPE) as clips:
+    with ClipWriter(tmp_path, SHAPE) as clips:
         clips.skip("a.mp4", "no video stream")
     assert Clips.open(tmp_path).skipped == {"a.mp4": "no video stream"}
 
@@ -141,9 +142,9 @@ BUILD = textwrap.dedent(
     """
     import sys
     import numpy as np
-    from gje_world.data.clips import Clips
+    from gje_world.data import Clips, ClipWriter
 
-    with Clips.create(sys.argv[1], (1, 64, 64), 0, ("episode",)) as clips:
+    with ClipWriter(sys.argv[1], (1, 64, 64), 0, ("episode",)) as clips:
         for episode in range(clips.episodes, int(sys.argv[2])):
             length = 40 + episode % 7
             frames = np.full((length, 1, 64, 64), episode % 251, np.uint8)
@@ -175,16 +176,16 @@ def test_a_killed_build_goes_on_after_its_last_whole_episode(tmp_path):
 
 def test_the_index_is_written_once_in_so_many_episodes_and_at_the_end(tmp_path, monkeypatch):
     written = []
-    write = Clips._write_index
-    monkeypatch.setattr(Clips, "_write_index", lambda self: written.append(self.episodes) or write(self))
+    write = ClipWriter._write_index
+    monkeypatch.setattr(ClipWriter, "_write_index", lambda self: written.append(self.episodes) or write(self))
     numbered([2] * 200, tmp_path)
     assert written == [0, 64, 128, 192, 200]
     assert Clips.open(tmp_path).episodes == 200
-    with pytest.raises(KeyboardInterrupt), Clips.create(tmp_path, SHAPE, 2, ("episode", "time")) as clips:
+    with pytest.raises(KeyboardInterrupt), ClipWriter(tmp_path, SHAPE, 2, ("episode", "time")) as clips:
         clips.append(np.zeros((2, *SHAPE), np.uint8), np.zeros((1, 2)), np.zeros((2, 2)))
         raise KeyboardInterrupt
     assert Clips.open(tmp_path).episodes == 201
-    monkeypatch.setattr(clips_module, "INDEX_SECONDS", 0.0)
+    monkeypatch.setattr(clip_writer, "INDEX_SECONDS", 0.0)
     written.clear()
     numbered([2] * 3, tmp_path / "slow")
     assert written == [0, 1, 2, 3]
@@ -195,7 +196,7 @@ SLOW = textwrap.dedent(
     import sys, time
     from pathlib import Path
     import gje_world.data.world as world_module
-    from gje_world.data.clips import Clips
+    from gje_world.data import Clips, ClipWriter
     from gje_world.data.worlds import make_world
 
     world_module.BATCH = 16
@@ -236,7 +237,7 @@ def test_two_processes_that_make_the_same_clips_take_turns(tmp_path):
 
 
 def test_clips_of_some_sources_come_in_their_order_by_their_names(tmp_path):
-    with Clips.create(tmp_path, SHAPE) as clips:
+    with ClipWriter(tmp_path, SHAPE) as clips:
         for value, source in enumerate(["b 1", "a 1", "b 2", "a 1"]):
             clips.append(np.full((3, *SHAPE), value, np.uint8), source=source)
         clips.skip("c 1", "broken")

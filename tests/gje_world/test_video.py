@@ -17,7 +17,7 @@ import torch
 
 from gje_world.beliefs import DiagonalGaussian
 from gje_world.beliefs.config import BeliefConfig
-from gje_world.data import Clips
+from gje_world.data import Clips, ClipWriter
 from gje_world.data.clips import ClipBatch, ClipsError
 from gje_world.evaluation.collapse import between_clips
 from gje_world.networks import ConvEncoder, make_encoder
@@ -45,7 +45,7 @@ def clips(tmp_path_factory):
     """Clips of a bright square that is pushed about by its actions, and slides on noise."""
     path = tmp_path_factory.mktemp("clips") / "pushed"
     chance = np.random.default_rng(0)
-    with Clips.create(path, (3, 16, 16), 2, ("x", "y")) as made:
+    with ClipWriter(path, (3, 16, 16), 2, ("x", "y")) as made:
         for _ in range(60):
             place, places = chance.uniform(3, 13, 2), []
             actions = chance.uniform(-1, 1, (19, 2)).astype(np.float32)
@@ -61,7 +61,7 @@ def clips(tmp_path_factory):
 
 def append(path: Path, length: int) -> None:
     """One more clip, of black frames, to those."""
-    with Clips.create(path, (3, 16, 16), 2, ("x", "y")) as clips:
+    with ClipWriter(path, (3, 16, 16), 2, ("x", "y")) as clips:
         clips.append(
             np.zeros((length, 3, 16, 16), np.uint8), np.zeros((length - 1, 2)), np.zeros((length, 2))
         )
@@ -152,7 +152,7 @@ class Told(torch.nn.Module):
 @pytest.mark.parametrize("width", [0.5, 1.0, 2.0])
 def test_the_share_held_by_regions_is_that_of_a_belief_that_is_known(width, tmp_path):
     torch.manual_seed(0)
-    chance, made = np.random.default_rng(0), Clips.create(tmp_path / "clips", (1, 16, 16))
+    chance, made = np.random.default_rng(0), ClipWriter(tmp_path / "clips", (1, 16, 16))
     for _ in range(400):
         made.append(
             np.broadcast_to(chance.integers(256, size=(20, 1, 1, 1)), (20, 1, 16, 16)).astype(np.uint8)
@@ -358,7 +358,7 @@ def test_a_batch_that_ranks_cannot_share_is_refused():
 
 
 def test_clips_shorter_than_a_window_are_refused(capsys, tmp_path):
-    with Clips.create(tmp_path / "short", (3, 16, 16)) as made:
+    with ClipWriter(tmp_path / "short", (3, 16, 16)) as made:
         for _ in range(3):
             made.append(np.zeros((4, 3, 16, 16), np.uint8))
     line = refused(capsys, *options(tmp_path / "run", tmp_path / "short"))
@@ -376,7 +376,7 @@ def test_clips_too_short_for_a_window_are_left_out(capsys, clips, tmp_path):
 @pytest.mark.parametrize("count", [1, 30])
 def test_what_is_held_out_does_not_depend_on_how_far_ahead_is_evaluated(tmp_path, count):
     """Else a run that goes on with another horizon is measured on clips that it has learnt from."""
-    with Clips.create(tmp_path, (3, 16, 16)) as made:
+    with ClipWriter(tmp_path, (3, 16, 16)) as made:
         for clip in range(count):
             made.append(np.zeros((200 if count == 1 else 8 + clip, 3, 16, 16), np.uint8), source=str(clip))
     learnt, held = [], []
@@ -393,7 +393,7 @@ def test_what_is_held_out_does_not_depend_on_how_far_ahead_is_evaluated(tmp_path
 
 
 def test_it_is_told_which_part_of_the_clips_is_too_short(tmp_path):
-    with Clips.create(tmp_path, (3, 16, 16)) as made:
+    with ClipWriter(tmp_path, (3, 16, 16)) as made:
         for length in (40, 12, 12, 12):
             made.append(np.zeros((length, 3, 16, 16), np.uint8))
     config = VideoConfig(evaluation=VideoEvaluationConfig(horizon=20))
