@@ -2,8 +2,11 @@
 
 Episodes are recorded first, into `--recordings`, where they are kept; then a model of each task and seed is
 trained by `gje-video` and measured on held-out episodes. A row of the table is one model: a perceptron on
-three embeddings of 32 numbers, whose belief is a mixture of five low-rank Gaussians, learnt without noisy
-views, a fifth of the embeddings' variance to lie within clips.
+three embeddings of 64 numbers, whose belief is a mixture of five low-rank Gaussians, learnt without noisy
+views in large batches of short windows. Episodes are short, so that many begin, each elsewhere.
+
+Cartpole is the task of balancing, at half the agent's action repeat: a pole that swings up leaves the picture
+with its cart in 13 % of a random policy's frames, and what cannot be seen cannot be read; here in 0.4 %.
 
     python benchmarks/video.py --csv results/video.csv
 """
@@ -11,6 +14,7 @@ views, a fifth of the embeddings' variance to lie within clips.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from measure import parser, write_csv
 
@@ -24,8 +28,20 @@ from gje_world.video.recording import RecordConfig, record
 from gje_world.video.train import train
 from gje_world.video_model import PredictorConfig
 
-# task: episodes, frames of each; reacher's target lies elsewhere in each, and it is seen only so
-TASKS = {"cartpole-swingup": (120, None), "reacher-easy": (800, 30)}
+
+class Task(NamedTuple):
+    """What is recorded of a task, and the share of embeddings' variance that is to lie within clips."""
+
+    episodes: int
+    length: int  # frames of each
+    action_repeat: int
+    within_clip: float = 0.0
+
+
+TASKS = {
+    "cartpole-balance": Task(800, 30, action_repeat=4),
+    "reacher-easy": Task(800, 30, action_repeat=4, within_clip=0.2),  # a target stays where it is in a clip
+}
 POSITIONS = ("position", "to_target")
 
 
@@ -35,10 +51,10 @@ def configured(task: str, seed: int, updates: int, threads: int | None, folder: 
         seed=seed,
         run_dir=str(folder / f"{task}-seed{seed}"),
         data=DataConfig(source="clips", path=str(folder / task)),
-        encoder=EncoderConfig(dim=32),
+        encoder=EncoderConfig(dim=64, width=32),
         predictor=PredictorConfig("mlp", history=3, hidden=256, layers=2),
         belief=BeliefConfig("mixture", components=5, rank=4),
-        learning=LearningConfig(views=0.0, within_clip=0.2),
+        learning=LearningConfig(batch_size=128, horizon=1, views=0.0, within_clip=TASKS[task].within_clip),
         engine=EngineConfig(updates=updates, evaluate_every=updates, threads=threads),
     )
 
@@ -73,15 +89,23 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     arguments.add_argument("--seeds", type=int, default=1, help="runs of each task, with seeds from 1 on")
-    arguments.add_argument("--updates", type=int, default=700)
+    arguments.add_argument("--updates", type=int, default=2_500)
     arguments.add_argument("--threads", type=int, default=1)
     arguments.add_argument("--recordings", type=Path, default=Path("runs/video-benchmark"))
     options = arguments.parse_args()
     rows: list[dict[str, object]] = []
     for task in options.tasks:
-        episodes, length = TASKS[task]
+        episodes, length, action_repeat, _ = TASKS[task]
         out = options.recordings / task
-        record(RecordConfig(task=f"dmc/{task}", episodes=episodes, length=length, out=str(out)))
+        record(
+            RecordConfig(
+                task=f"dmc/{task}",
+                episodes=episodes,
+                length=length,
+                action_repeat=action_repeat,
+                out=str(out),
+            )
+        )
         for seed in range(1, options.seeds + 1):
             config = configured(task, seed, options.updates, options.threads, options.recordings)
             rows.append({"task": task, "seed": seed, "updates": options.updates} | measured(config))
