@@ -18,6 +18,7 @@ from pathlib import Path
 
 import av
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL.Image import Image
 
 from gje_world.plots.style import styled
@@ -73,23 +74,22 @@ def name_of(row: dict) -> tuple[str, ...]:
 
 @styled
 def draw(rows: list[dict]) -> Figure:
-    """Evaluation return against env frames: a panel a task, a line a run, a colour an objective."""
+    """Evaluation return against env frames: a panel a task, a line a run, a colour a kind of run."""
     curves: dict[str, dict[tuple[str, ...], list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        point = (int(row["frames"]), float(row["return_mean"]))
-        run = tuple(str(row[name]) for name in ("objective", "belief", "seed", "commit", "command"))
-        curves[row["task"]][run].append(point)
-    figure = Figure(figsize=(4.2 * len(curves), 3.4), layout="constrained")
-    for i, (task, runs) in enumerate(sorted(curves.items())):
-        axes = figure.add_subplot(1, len(curves), i + 1)
-        colours: dict[tuple[str, ...], str] = {}
-        for (objective, belief, seed, commit, _), points in sorted(runs.items()):
-            colour = colours.setdefault((objective, belief, commit), f"C{len(colours)}")
+        run = tuple(str(row[name]) for name in ("objective", "belief", "commit", "seed", "command"))
+        curves[row["task"]][run].append((int(row["frames"]), float(row["return_mean"])))
+    kinds = sorted({run[:3] for runs in curves.values() for run in runs})
+    figure = Figure(figsize=(4.2 * len(curves), 3.8), layout="constrained")
+    for panel, (task, runs) in enumerate(sorted(curves.items()), 1):
+        axes = figure.add_subplot(1, len(curves), panel)
+        for run, points in sorted(runs.items()):
             frames, returns = zip(*sorted(points), strict=True)
-            label = f"{objective}, {belief}, seed {seed} ({commit[:7]})"
-            axes.plot(frames, returns, color=colour, marker="o", markersize=3, label=label)
+            axes.plot(frames, returns, color=f"C{kinds.index(run[:3])}", marker="o", markersize=3)
         axes.set(title=task, xlabel="env frames", ylabel="evaluation return", ylim=(0, None))
-        axes.legend(fontsize="small")
+    lines = [Line2D([], [], color=f"C{place}", marker="o", markersize=3) for place in range(len(kinds))]
+    labels = [f"{objective}, {belief} ({commit[:7]})" for objective, belief, commit in kinds]
+    figure.legend(lines, labels, loc="outside lower center", ncols=2, fontsize="small")
     return figure
 
 
