@@ -123,7 +123,7 @@ def test_a_row_of_other_words_does_not_count_as_done(table, pictures, tmp_path, 
     module, asked = table
     words = _arguments(pictures, tmp_path, "--seeds", "1")
     module.main(words)
-    monkeypatch.setitem(module.TUNED, "gje", ["optimizer.lr=5e-4"])
+    monkeypatch.setitem(module.METHODS, "gje", [*module.METHODS["gje"], "optimizer.lr=5e-4"])
     module.main(words)
     assert asked == [("gje", 1), ("simclr", 1), ("gje", 1)]
     rows = read_rows(tmp_path / "table.csv", module.KINDS)
