@@ -288,12 +288,13 @@ class Agent(nn.Module):
         are told nothing: they could not learn what observations are that are not.
         """
         pad, kept = self.config.shift, self.unshifted(obs.shape[1])
-        # drawn on the CPU whatever the device, so that no GPU has to be waited for
-        offsets = torch.randint(-pad, pad + 1, (*obs.shape[:2], 2))
-        offsets[:, :kept] = 0
         shifted = torch.zeros(obs.shape[1], 1, device=obs.device)
+        if kept == obs.shape[1]:
+            return obs, shifted
         if kept:
             shifted[kept:] = 1.0
+        offsets = torch.randint(-pad, pad + 1, (*obs.shape[:2], 2))
+        offsets[:, :kept] = 0
         return shift(obs, offsets), shifted
 
     def unshifted(self, sequences: int) -> int:

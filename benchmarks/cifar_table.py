@@ -7,7 +7,7 @@ that `gje-pretrain` was given. At the end the verdict on the targets is printed,
     python benchmarks/cifar_table.py --data cifar10.zip --csv results/cifar10.csv
     python benchmarks/cifar_table.py --data cifar10.zip --csv validation.csv --validation --methods gje simclr
 
-Fixed before anything is measured (`cifar_verdict.py`):
+Fixed before any test image is measured (`cifar_verdict.py`):
 
 - The calibration error that methods are compared by is `linear_ece`: of the plain linear probe on the
   encoder's embedding, without temperature, for all methods alike. For GJE `projection_marginalised_ece`
@@ -18,9 +18,10 @@ Fixed before anything is measured (`cifar_verdict.py`):
   it: what the objective models, marginal and belief together. Surprise alone asks whether the views of an
   image foretell one another, as they do of a plain strange image too. It is held against Mahalanobis distance
   on the embedding of the same encoder, which is told the labels.
-- Baselines have their published options. Those of `gje, contrast` were chosen with `--validation`, one seed
-  of each of nine choices: on a tenth of the training images, which neither pretraining nor a probe has seen,
-  in place of the test images.
+- Baselines have the options of their papers, scaled to so short a run and so small an encoder where a comment
+  says so; none was tuned. Contrast and resolution of `gje, contrast` were, one seed of each of nine choices,
+  with `--validation`: on a tenth of the training images, which neither pretraining nor a probe has seen, in
+  place of the test images.
 """
 
 from __future__ import annotations

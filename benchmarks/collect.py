@@ -75,21 +75,22 @@ def name_of(row: dict) -> tuple[str, ...]:
 @styled
 def draw(rows: list[dict]) -> Figure:
     """Evaluation return against env frames: a panel a task, a line a run, a colour a kind of run."""
+    kinds: dict[str, str] = {}  # colours, in the order of the table
     curves: dict[str, dict[tuple[str, ...], list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        run = tuple(str(row[name]) for name in ("objective", "belief", "commit", "seed", "command"))
-        curves[row["task"]][run].append((int(row["frames"]), float(row["return_mean"])))
-    kinds = sorted({run[:3] for runs in curves.values() for run in runs})
+        kind = f"{row['objective']}, {row['belief']} ({row['commit'][:7]})"
+        kinds.setdefault(kind, f"C{len(kinds)}")
+        point = (int(row["frames"]), float(row["return_mean"]))
+        curves[row["task"]][kind, str(row["seed"]), row["command"]].append(point)
     figure = Figure(figsize=(4.2 * len(curves), 3.8), layout="constrained")
     for panel, (task, runs) in enumerate(sorted(curves.items()), 1):
         axes = figure.add_subplot(1, len(curves), panel)
-        for run, points in sorted(runs.items()):
+        for (kind, *_), points in runs.items():
             frames, returns = zip(*sorted(points), strict=True)
-            axes.plot(frames, returns, color=f"C{kinds.index(run[:3])}", marker="o", markersize=3)
+            axes.plot(frames, returns, color=kinds[kind], marker="o", markersize=3)
         axes.set(title=task, xlabel="env frames", ylabel="evaluation return", ylim=(0, None))
-    lines = [Line2D([], [], color=f"C{place}", marker="o", markersize=3) for place in range(len(kinds))]
-    labels = [f"{objective}, {belief} ({commit[:7]})" for objective, belief, commit in kinds]
-    figure.legend(lines, labels, loc="outside lower center", ncols=2, fontsize="small")
+    lines = [Line2D([], [], color=colour, marker="o", markersize=3) for colour in kinds.values()]
+    figure.legend(lines, list(kinds), loc="outside lower center", ncols=2, fontsize="small")
     return figure
 
 

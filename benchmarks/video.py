@@ -5,8 +5,8 @@ trained by `gje-video` and measured on held-out episodes. A row of the table is 
 three embeddings of 64 numbers, whose belief is a mixture of five low-rank Gaussians, learnt without noisy
 views in large batches of short windows. Episodes are short, so that many begin, each elsewhere.
 
-Cartpole is the task of balancing, at half the agent's action repeat: a pole that swings up leaves the picture
-with its cart in 13 % of a random policy's frames, and what cannot be seen cannot be read; here in 0.4 %.
+Cartpole is the task of balancing, at half the agent's action repeat: under a random policy a pole that swings
+up often leaves the picture with its cart, and what cannot be seen cannot be read; here it hardly ever does.
 
     python benchmarks/video.py --csv results/video.csv
 """
@@ -95,15 +95,14 @@ def main() -> None:
     options = arguments.parse_args()
     rows: list[dict[str, object]] = []
     for task in options.tasks:
-        episodes, length, action_repeat, _ = TASKS[task]
-        out = options.recordings / task
+        what = TASKS[task]
         record(
             RecordConfig(
                 task=f"dmc/{task}",
-                episodes=episodes,
-                length=length,
-                action_repeat=action_repeat,
-                out=str(out),
+                episodes=what.episodes,
+                length=what.length,
+                action_repeat=what.action_repeat,
+                out=str(options.recordings / task),
             )
         )
         for seed in range(1, options.seeds + 1):

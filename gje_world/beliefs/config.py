@@ -45,8 +45,6 @@ def check_belief(belief: BeliefConfig, dim: int, *, directions: bool = False) ->
         raise ConfigError(f"belief.member={belief.member} must be one of {', '.join(MEMBERS)}")
     if belief.log_std_bounds is not None and len(belief.log_std_bounds) != 2:
         raise ConfigError(f"belief.log_std_bounds={belief.log_std_bounds} must be two numbers, [low, high]")
-    if belief.rank is not None and belief.rank > dim:
-        raise ConfigError(f"belief.rank={belief.rank} must be at most the dimensions of the belief, {dim}")
     try:
         make_head(features=1, dim=dim, **given(belief))
     except ValueError as error:

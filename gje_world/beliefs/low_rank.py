@@ -170,7 +170,7 @@ class LowRankHead(nn.Module):
     Arguments:
         features: number of input features `F`.
         dim: embedding dimension `D`.
-        rank: number of factors `r`.
+        rank: number of factors `r`, at most `D`; None for 8, or `D` where that is less.
         log_std_bounds: lowest and highest natural logarithm of each dimension's own standard deviation.
     """
 
@@ -178,12 +178,13 @@ class LowRankHead(nn.Module):
         self,
         features: int,
         dim: int,
-        rank: int = 8,
+        rank: int | None = None,
         log_std_bounds: tuple[float, float] = LOG_STD_BOUNDS,
     ):
         super().__init__()
-        if rank < 1:
-            raise ValueError(f"rank must be at least 1, got {rank}")
+        rank = min(8, dim) if rank is None else rank
+        if not 1 <= rank <= dim:
+            raise ValueError(f"rank={rank} must be from 1 to the {dim} dimensions of the belief")
         self.dim, self.rank = dim, rank
         self.scale = BoundedScale(log_std_bounds)
         self.linear = linear(features, (2 + rank) * dim)

@@ -113,8 +113,8 @@ class MixtureHead(nn.Module):
         super().__init__()
         if components < 1:
             raise ValueError(f"components must be at least 1, got {components}")
-        if rank < 0:
-            raise ValueError(f"rank must be at least 0, got {rank}")
+        if not 0 <= rank <= dim:
+            raise ValueError(f"rank={rank} must be from 0 to the {dim} dimensions of the belief")
         self.components, self.rank, self.dim = components, rank, dim
         self.scale = BoundedScale(log_std_bounds)
         self.linear = linear(features, components * (1 + (2 + rank) * dim))

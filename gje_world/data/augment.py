@@ -24,17 +24,24 @@ def random_shift(images: Tensor, pad: int = 4) -> Tensor:
         raise ValueError(
             f"pad must be at least 0 and below both sides, got {pad} for images of {height}x{width}"
         )
-    if pad == 0:
-        return images
-    # drawn on the CPU whatever the device of the images, so that no GPU has to be waited for
-    return shift(images, torch.randint(-pad, pad + 1, (len(images), 2)))
+    return shift(images, torch.randint(-pad, pad + 1, (len(images), 2))) if pad else images
 
 
 def shift(images: Tensor, offsets: Tensor) -> Tensor:
     """Shift each of `images [*N, ..., H, W]` by its `offsets [*N, 2]`, down and right, edges replicated.
 
-    Views are read as they lie, windows that overlap among them; the result, contiguous, is written once.
+    On a CPU views are read as they lie, windows that overlap among them, and the result is written once.
+
+    Arguments:
+        offsets: integers on the CPU, whatever the device of the images, so that no GPU has to be waited for.
+
+    Raises:
+        ValueError: nothing of an image would be left.
     """
+    height, width = images.shape[-2:]
+    down, right = offsets.abs().flatten(0, -2).amax(0).tolist()
+    if down >= height or right >= width:
+        raise ValueError(f"offsets up to {down} and {right} leave nothing of images of {height}x{width}")
     return (_by_slices if images.device.type == "cpu" else _by_indices)(images, offsets)
 
 

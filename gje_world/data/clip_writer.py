@@ -58,9 +58,10 @@ class ClipWriter(Clips):
             )
         try:
             there = (path / INDEX).exists()
-            index = self.open(path)._index if there else empty_index(frame_shape, action_dim, state_names)
+            index = Clips.open(path)._index if there else empty_index(frame_shape, action_dim, state_names)
             super().__init__(path, index)
-            self._require_kind(frame_shape, action_dim, state_names)
+            if there:
+                self._require_kind(frame_shape, action_dim, state_names)
             self._rows_written = sum(index["lengths"])
             self._changes, self._indexed = 0, time.monotonic()  # since the index was last written, and when
             if not there:

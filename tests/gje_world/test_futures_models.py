@@ -98,7 +98,7 @@ def test_components_of_low_rank_hold_noise_that_is_a_sheet_in_the_embedding_and_
     assert isinstance(head(torch.zeros(4)).components, LowRankGaussian)
 
 
-def test_the_weights_that_stay_are_the_averaged_weights_of_those_on_the_way():
+def test_the_weights_that_stay_are_the_moving_average_of_those_on_the_way():
     torch.manual_seed(0)
     learnt, way = nn.Linear(3, 1), []
     average = averaged_weights(learnt, 40)  # keeps half at each update

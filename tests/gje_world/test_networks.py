@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from gje_world.networks import ConvEncoder, EnsembleMLP, NormedLinear, mlp, simplicial
+from gje_world.networks.conv import channels_last
 
 
 def pixels(*shape, seed=0):
@@ -161,3 +162,18 @@ def test_simplicial_embeddings_lie_on_simplices():
     torch.testing.assert_close(simplicial(logits), logits.softmax(-1))
     with pytest.raises(RuntimeError):
         simplicial(torch.zeros(5, 12))
+
+
+def test_images_laid_out_channels_last_are_the_same_images():
+    images = torch.randint(256, (5, 9, 8, 6), dtype=torch.uint8)
+    laid_out = channels_last(images)
+    assert torch.equal(laid_out, images)
+    assert laid_out.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_an_ensemble_is_no_wider_than_its_layers_under_autocast(monkeypatch):
+    seen, silu = [], F.silu
+    monkeypatch.setattr(F, "silu", lambda x: seen.append(x.dtype) or silu(x))
+    with torch.autocast("cpu", torch.bfloat16):
+        EnsembleMLP(3, 4, 8, 2)(torch.randn(5, 4))
+    assert seen == [torch.bfloat16] * 2

@@ -1,4 +1,4 @@
-"""Random shifts by slices are crops of the edge-padded images, one crop a sequence."""
+"""Shifts are crops of the edge-padded images, one crop for each that is shifted on its own."""
 
 import itertools
 
@@ -6,8 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from agents.agent import stack_frames
-from gje_world.data import random_shift
+from gje_world.data import random_shift, shift
 from gje_world.data.augment import _by_indices, _by_slices
 
 
@@ -51,14 +50,13 @@ def test_looking_up_each_pixel_gives_the_same(shape, lead):
 def test_windows_that_overlap_are_shifted_each_on_its_own_and_stay_as_they_were(by):
     frames = torch.randint(0, 256, (2, 6, 3, 8, 8), dtype=torch.uint8)
     before = frames.clone()
-    windows = stack_frames(frames, 3)  # [4, 2, 9, 8, 8]
+    windows = frames.unfold(1, 3, 1).permute(1, 0, 5, 2, 3, 4)  # [4, 2, 3, 3, 8, 8]
     assert windows.data_ptr() == frames.data_ptr()
     offsets = torch.randint(-2, 3, (4, 2, 2))
     shifted = by(windows, offsets)
     assert shifted.is_contiguous()
     assert torch.equal(frames, before)
     for t, b in itertools.product(range(4), range(2)):
-        assert torch.equal(windows[t, b], frames[b, t : t + 3].flatten(0, 1))
         assert torch.equal(shifted[t, b], by(windows[t, b].unsqueeze(0), offsets[t, b].unsqueeze(0))[0])
 
 
@@ -110,3 +108,9 @@ def test_the_same_random_state_gives_the_same_shifts():
 def test_a_pad_that_leaves_nothing_of_the_image_is_refused(pad):
     with pytest.raises(ValueError, match=f"pad must be .*got {pad} for images of 8x6"):
         random_shift(torch.zeros(2, 3, 8, 6), pad)
+
+
+@pytest.mark.parametrize("offset", [(8, 0), (0, -6)])
+def test_offsets_that_leave_nothing_of_the_image_are_refused(offset):
+    with pytest.raises(ValueError, match="leave nothing of images of 8x6"):
+        shift(torch.zeros(2, 3, 8, 6), torch.tensor([[0, 0], offset]))
