@@ -19,7 +19,7 @@ Fixed before any test image is measured (`cifar_verdict.py`):
   image foretell one another, as they do of a plain strange image too. It is held against Mahalanobis distance
   on the embedding of the same encoder, which is told the labels.
 - Baselines have the options of their papers, scaled to so short a run and so small an encoder where a comment
-  says so; none was tuned. Contrast and resolution of `gje, contrast` were, one seed of each of nine choices,
+  says so; none was tuned. Contrast and resolution of `gje, contrast` were, one seed of each of eight choices,
   with `--validation`: on a tenth of the training images, which neither pretraining nor a probe has seen, in
   place of the test images.
 """
