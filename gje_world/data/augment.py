@@ -39,8 +39,8 @@ def shift(images: Tensor, offsets: Tensor) -> Tensor:
         ValueError: nothing of an image would be left.
     """
     height, width = images.shape[-2:]
-    down, right = offsets.abs().flatten(0, -2).amax(0).tolist()
-    if down >= height or right >= width:
+    if (offsets.abs() >= torch.tensor([height, width])).any():
+        down, right = offsets.abs().flatten(0, -2).amax(0).tolist()
         raise ValueError(f"offsets up to {down} and {right} leave nothing of images of {height}x{width}")
     return (_by_slices if images.device.type == "cpu" else _by_indices)(images, offsets)
 

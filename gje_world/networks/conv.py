@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gje_world.networks.encoder import Encoder
+from gje_world.networks.encoder import Encoder, channels_last
 
 STRIDES = 4  # stride-2 convolutions, each of which halves the image
 
@@ -69,16 +69,10 @@ class ConvEncoder(Encoder):
         # pixels are the largest tensor here: pass over them once, in the precision the convolution takes;
         # whole numbers up to 256 are exact in bfloat16, and the scale goes into the first, small weight
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
-        x = channels_last(obs.reshape(-1, *obs.shape[-3:]))
+        x = channels_last(obs)
         if x.is_floating_point():  # such as a view, whose pixels are not whole
             x = (x.float() - self.mean_frame).to(dtype)
         else:
             x = x.to(dtype, copy=True).sub_(self.mean_frame.to(dtype))
         x = F.conv2d(x, self.first.weight * self.inverse_std, self.first.bias, stride=2, padding=1)
         return self.project(self.rest(x).flatten(1)).float().reshape(*lead, self.dim)
-
-
-def channels_last(images: Tensor) -> Tensor:
-    """`images [N, C, H, W]`, laid out channels last; on a CPU `contiguous` takes half as long again."""
-    pixels = images.flatten(2).transpose(1, 2).contiguous()  # [N, H*W, C]
-    return pixels.transpose(1, 2).unflatten(2, images.shape[2:])

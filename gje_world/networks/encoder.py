@@ -63,6 +63,16 @@ class Encoder(nn.Module):
         return {"architecture": self.architecture, "normalisation": self.normalisation}
 
 
+def channels_last(obs: Tensor) -> Tensor:
+    """`obs [..., C, H, W]` as images `[N, C, H, W]`, channels last in memory.
+
+    On a CPU `contiguous` with that memory format takes half as long again.
+    """
+    images = obs.reshape(-1, *obs.shape[-3:])
+    pixels = images.flatten(2).transpose(1, 2).contiguous()  # [N, H*W, C]
+    return pixels.transpose(1, 2).unflatten(2, images.shape[2:])
+
+
 class PixelNorm(nn.Module):
     """Pixels to about zero mean and unit variance, one mean and deviation a channel.
 
@@ -88,8 +98,7 @@ class PixelNorm(nn.Module):
 
     def forward(self, obs: Tensor) -> Tensor:
         """Of `[..., C, H, W]`, channels last in memory, as float32 `[N, C, H, W]`."""
-        x = obs.reshape(-1, *obs.shape[-3:]).contiguous(memory_format=torch.channels_last)
-        return (x.float() - self.mean) / self.std
+        return (channels_last(obs).float() - self.mean) / self.std
 
     @property
     def normalisation(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from gje_world.networks import ConvEncoder, EnsembleMLP, NormedLinear, mlp, simplicial
-from gje_world.networks.conv import channels_last
+from gje_world.networks.encoder import channels_last
 
 
 def pixels(*shape, seed=0):
@@ -166,9 +166,11 @@ def test_simplicial_embeddings_lie_on_simplices():
 
 def test_images_laid_out_channels_last_are_the_same_images():
     images = torch.randint(256, (5, 9, 8, 6), dtype=torch.uint8)
-    laid_out = channels_last(images)
-    assert torch.equal(laid_out, images)
-    assert laid_out.is_contiguous(memory_format=torch.channels_last)
+    for lead in ((5,), (1, 5), (5, 1)):
+        laid_out = channels_last(images.view(*lead, 9, 8, 6))
+        assert torch.equal(laid_out, images)
+        assert laid_out.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(channels_last(images[0]), images[:1])
 
 
 def test_an_ensemble_is_no_wider_than_its_layers_under_autocast(monkeypatch):

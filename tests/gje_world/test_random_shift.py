@@ -79,6 +79,10 @@ def test_the_input_is_left_as_it_was():
     assert torch.equal(images, before)
 
 
+def test_a_batch_of_none_stays_one():
+    assert random_shift(torch.zeros(0, 3, 8, 8), 3).shape == (0, 3, 8, 8)
+
+
 def test_no_pad_is_the_identity():
     images = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
     assert torch.equal(random_shift(images, 0), images)
