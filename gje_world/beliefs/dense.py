@@ -86,6 +86,10 @@ class PrecisionGaussian(Gaussian):
         blocks = index.unsqueeze(-1).expand(*lead, 1, dim, dim)
         return PrecisionGaussian(mean, tril.gather(-3, blocks).squeeze(-3))
 
+    def flatten(self) -> PrecisionGaussian:
+        """A batch `[..., N, K]` of beliefs as one of `[..., N * K]`."""
+        return PrecisionGaussian(self.mean.flatten(-3, -2), self.precision_tril.flatten(-4, -3))
+
     def translate(self, offset: Tensor) -> PrecisionGaussian:
         return PrecisionGaussian(self.mean + offset, self.precision_tril)
 

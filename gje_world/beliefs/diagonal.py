@@ -59,6 +59,10 @@ class DiagonalGaussian(Gaussian):
         mean, std = (part.expand(*index.shape[:-2], *part.shape[-2:]) for part in (self.mean, self.std))
         return DiagonalGaussian(mean.gather(-2, index).squeeze(-2), std.gather(-2, index).squeeze(-2))
 
+    def flatten(self) -> DiagonalGaussian:
+        """A batch `[..., N, K]` of beliefs as one of `[..., N * K]`."""
+        return DiagonalGaussian(self.mean.flatten(-3, -2), self.std.flatten(-3, -2))
+
     def translate(self, offset: Tensor) -> DiagonalGaussian:
         return DiagonalGaussian(self.mean + offset, self.std)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.types import _size
 
 from gje_world.beliefs.belief import EMPTY
+from gje_world.beliefs.diagonal import DiagonalGaussian
 from gje_world.beliefs.gaussian import LOG_2PI, Gaussian, cholesky, in_full_precision, times
 from gje_world.beliefs.head import LOG_STD_BOUNDS, BoundedScale, linear
 
@@ -129,6 +130,18 @@ class LowRankGaussian(Gaussian):
         return -energy - self.std.log().sum(-1) - 0.5 * self.dim * LOG_2PI
 
     @in_full_precision
+    def pairwise_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
+        """By products of matrices, which hold no `[..., M, N, D]`."""
+        blurred = self.blur(resolution) if resolution else self
+        own = DiagonalGaussian(self.mean, blurred.std).pairwise_log_prob(value)  # were it without factors
+        inverse, half_log_det = blurred._capacitance()
+        shared = (blurred.factor / blurred.std.unsqueeze(-1)) @ inverse.mT  # [..., N, D, r]
+        projected = value @ shared.movedim(-2, -3).flatten(-2)  # [..., M, N * r]
+        along = projected.unflatten(-1, inverse.shape[-3:-1]) - times(self.mean, shared).unsqueeze(-3)
+        unresolved = 0.5 * resolution**2 * blurred.precision_trace
+        return own + 0.5 * along.square().sum(-1) - (half_log_det + unresolved).unsqueeze(-2)
+
+    @in_full_precision
     def rsample(self, sample_shape: _size = EMPTY) -> Tensor:
         shape, rank = self._extended_shape(sample_shape), self.factor.shape[-1]
         size = (*shape[:-1], self.dim + rank)
@@ -153,6 +166,12 @@ class LowRankGaussian(Gaussian):
         factor = self.factor.expand(*lead, *self.factor.shape[-3:])
         blocks = index.unsqueeze(-1).expand(*lead, 1, *self.factor.shape[-2:])
         return LowRankGaussian(mean, std, factor.gather(-3, blocks).squeeze(-3))
+
+    def flatten(self) -> LowRankGaussian:
+        """A batch `[..., N, K]` of beliefs as one of `[..., N * K]`."""
+        return LowRankGaussian(
+            self.mean.flatten(-3, -2), self.std.flatten(-3, -2), self.factor.flatten(-4, -3)
+        )
 
     def translate(self, offset: Tensor) -> LowRankGaussian:
         return LowRankGaussian(self.mean + offset, self.std, self.factor)

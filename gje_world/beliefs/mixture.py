@@ -81,6 +81,14 @@ class Mixture(Belief):
         blurred = Mixture(self.log_weights, self.components.blur(resolution))
         return blurred.log_prob(value + resolution * torch.randn_like(value))
 
+    def pairwise_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
+        """As `Belief.pairwise_log_prob`, with one draw of the noise for each value."""
+        components = self.components
+        if resolution:
+            components, value = components.blur(resolution), value + resolution * torch.randn_like(value)
+        each = components.flatten().pairwise_log_prob(value).unflatten(-1, self.log_weights.shape[-2:])
+        return torch.logsumexp(self.log_weights.unsqueeze(-3) + each, -1)
+
     def spread_log_prob(self, value: Tensor) -> Tensor:
         """As `Belief.spread_log_prob`: to the components' covariances alone, not their means or weights."""
         held = self.components.translate(self.means.detach() - self.means)

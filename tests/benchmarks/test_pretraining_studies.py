@@ -130,6 +130,17 @@ def test_a_row_of_other_words_does_not_count_as_done(table, pictures, tmp_path, 
     assert [("5e-4" in row["words"]) for row in rows] == [False, False, True]
 
 
+def test_words_of_the_command_line_make_a_row_of_their_own(table, pictures, tmp_path):
+    module, asked = table
+    words = _arguments(pictures, tmp_path, "--seeds", "1", "--methods", "gje")
+    module.main(words)
+    module.main([*words, "--with", "objective.contrast=0.5"])
+    assert asked == [("gje", 1), ("gje", 1)]
+    usual, other = read_rows(tmp_path / "table.csv", module.KINDS)
+    assert (usual["method"], other["method"]) == ("gje", "gje, objective.contrast=0.5")
+    assert other["words"] == usual["words"] + " objective.contrast=0.5"
+
+
 def test_validation_is_on_images_that_nothing_has_seen(table, pictures):
     module, _ = table
 
@@ -147,7 +158,7 @@ def test_validation_is_on_images_that_nothing_has_seen(table, pictures):
 
 def test_every_methods_words_are_taken_and_encoders_are_alike(benchmark, pictures):
     module = benchmark("cifar_table")
-    options = module.argparse.Namespace(epochs=12, images=20_000, batch=256)
+    options = module.argparse.Namespace(epochs=12, images=20_000, batch=256, words=[])
     ConfigStore.instance().store(name="pretrain_schema", node=PretrainConfig)
     shapes = {}
     with initialize_config_module("configs", version_base=None):

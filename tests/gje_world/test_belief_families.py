@@ -542,6 +542,27 @@ def test_pairwise_densities_are_those_of_each_value_under_each_belief(name, reso
         torch.testing.assert_close(found[:, one], expected, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("rank", [0, 3])
+@pytest.mark.parametrize("resolution", [0.0, 0.3])
+def test_pairwise_densities_of_mixtures_and_their_gradients_are_those_one_by_one(rank, resolution):
+    torch.manual_seed(0)
+    head = make_head("mixture", 12, D, rank=rank)
+    features, value = torch.randn(2, B, 12), torch.randn(2, 4, D)
+    found, expected = [], []
+    for told, densities in ((True, found), (False, expected)):
+        torch.manual_seed(1)  # of the noise
+        belief = head(features)
+        if told:
+            density = belief.pairwise_log_prob(value, resolution)
+        else:
+            noisy = value + resolution * torch.randn_like(value)
+            components = belief.components.blur(resolution)
+            blurred = Mixture(belief.log_weights, components)
+            density = torch.stack([blurred.log_prob(noisy[:, one : one + 1]) for one in range(4)], 1)
+        densities += [density, *torch.autograd.grad(density.square().mean(), head.parameters())]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+
+
 def test_a_student_t_tells_spreads_that_are_not_linear_in_its_features():
     torch.manual_seed(0)
     head = make_head("student_t", 2, 8)
