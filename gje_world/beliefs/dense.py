@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gje_world.beliefs.gaussian import Gaussian, cholesky, in_full_precision, times
+from gje_world.beliefs.gaussian import LOG_2PI, Gaussian, cholesky, in_full_precision, times, times_each
 from gje_world.beliefs.head import LARGEST_DIM, LOG_STD_BOUNDS, BoundedScale, linear, require_dim
 
 
@@ -60,6 +60,15 @@ class PrecisionGaussian(Gaussian):
 
     def colour(self, noise: Tensor) -> Tensor:
         return solve(noise, self.precision_tril.mT, upper=True)
+
+    @in_full_precision
+    def pairwise_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
+        """By one product of matrices."""
+        blurred = self.blur(resolution) if resolution else self
+        white = times_each(value, blurred.precision_tril)
+        white = white - times(self.mean, blurred.precision_tril).unsqueeze(-3)  # [..., M, N, D]
+        own = blurred.half_log_det + 0.5 * resolution**2 * blurred.precision_trace
+        return -0.5 * (white.square().sum(-1) + self.dim * LOG_2PI) - own.unsqueeze(-2)
 
     @in_full_precision
     def blur(self, resolution: float) -> PrecisionGaussian:

@@ -10,6 +10,14 @@ from gje_world.beliefs.head import LOG_STD_BOUNDS, BoundedScale, linear
 SCALE_FEATURES = 32  # that the standard deviations of a large embedding are made of
 
 
+def squared_distances(value: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """Of each `value [..., M, D]` from each `mean [..., N, D]`, in units of its variance: `[..., M, N]`."""
+    centre = mean.detach().mean(-2, keepdim=True)  # far from 0, squares would lose their digits
+    value, mean, precision = value - centre, mean - centre, variance.reciprocal()
+    own = (mean.square() * precision).sum(-1)
+    return value.square() @ precision.mT - 2 * value @ (mean * precision).mT + own.unsqueeze(-2)
+
+
 class DiagonalGaussian(Gaussian):
     r"""Belief :math:`N(\mu, \mathrm{diag}(\sigma^2))` over embeddings.
 
@@ -74,13 +82,9 @@ class DiagonalGaussian(Gaussian):
 
     def pairwise_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
         """By products of matrices, which hold no `[..., M, N, D]`."""
-        noise = resolution**2
-        variance = self.variance + noise
-        centre = self.mean.detach().mean(-2, keepdim=True)  # far from 0, squares would lose their digits
-        value, mean, precision = value - centre, self.mean - centre, variance.reciprocal()
-        crossed = value.square() @ precision.mT - 2 * value @ (mean * precision).mT
-        own = ((mean.square() + noise) * precision + variance.log()).sum(-1)
-        return -0.5 * (crossed + own.unsqueeze(-2) + self.dim * LOG_2PI)
+        variance = self.variance + resolution**2
+        own = (resolution**2 / variance + variance.log()).sum(-1) + self.dim * LOG_2PI
+        return -0.5 * (squared_distances(value, self.mean, variance) + own.unsqueeze(-2))
 
 
 class DiagonalHead(nn.Module):

@@ -92,6 +92,10 @@ class Ensemble(EqualMixture):
         """Mean over the members, each of which learns all of it, as by the mixture's it would not."""
         return torch.stack([member.learning_log_prob(value, resolution) for member in self.members]).mean(0)
 
+    def pairwise_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
+        """Mean over the members, as of `learning_log_prob`."""
+        return torch.stack([member.pairwise_log_prob(value, resolution) for member in self.members]).mean(0)
+
     def spread_log_prob(self, value: Tensor) -> Tensor:
         """Mean over the members, each around its own mean."""
         return torch.stack([member.spread_log_prob(value) for member in self.members]).mean(0)

@@ -37,6 +37,12 @@ def times(vectors: Tensor, matrix: Tensor) -> Tensor:
     return (rows @ matrix).movedim(-2, 0).unflatten(0, vectors.shape[:samples])
 
 
+def times_each(vectors: Tensor, matrices: Tensor) -> Tensor:
+    """Each of `vectors [..., M, D]` times each of `matrices [..., N, D, R]`: `[..., M, N, R]`."""
+    product = vectors @ matrices.movedim(-2, -3).flatten(-2)
+    return product.unflatten(-1, (matrices.shape[-3], matrices.shape[-1]))
+
+
 def lifted(matrix: Tensor, ridge: float) -> Tensor:
     """`matrix [..., D, D]` plus `ridge` times I, or what rounding may make of an eigenvalue that is 0."""
     rounding = 4 * torch.finfo(matrix.dtype).eps * matrix.detach().diagonal(dim1=-2, dim2=-1).sum(-1)

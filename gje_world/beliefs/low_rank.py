@@ -10,7 +10,7 @@ from torch.types import _size
 
 from gje_world.beliefs.belief import EMPTY
 from gje_world.beliefs.diagonal import DiagonalGaussian
-from gje_world.beliefs.gaussian import LOG_2PI, Gaussian, cholesky, in_full_precision, times
+from gje_world.beliefs.gaussian import LOG_2PI, Gaussian, cholesky, in_full_precision, times, times_each
 from gje_world.beliefs.head import LOG_STD_BOUNDS, BoundedScale, linear
 
 LARGEST_LOADING = 30.0  # of a factor, in units of the dimension's own std: correlations reach 0.999
@@ -136,8 +136,7 @@ class LowRankGaussian(Gaussian):
         own = DiagonalGaussian(self.mean, blurred.std).pairwise_log_prob(value)  # were it without factors
         inverse, half_log_det = blurred._capacitance()
         shared = (blurred.factor / blurred.std.unsqueeze(-1)) @ inverse.mT  # [..., N, D, r]
-        projected = value @ shared.movedim(-2, -3).flatten(-2)  # [..., M, N * r]
-        along = projected.unflatten(-1, inverse.shape[-3:-1]) - times(self.mean, shared).unsqueeze(-3)
+        along = times_each(value, shared) - times(self.mean, shared).unsqueeze(-3)  # [..., M, N, r]
         unresolved = 0.5 * resolution**2 * blurred.precision_trace
         return own + 0.5 * along.square().sum(-1) - (half_log_det + unresolved).unsqueeze(-2)
 

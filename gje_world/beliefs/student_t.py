@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.types import _size
 
 from gje_world.beliefs.belief import EMPTY, Belief
+from gje_world.beliefs.diagonal import squared_distances
 from gje_world.beliefs.gamma import digamma_difference, log_gamma_ratio
 from gje_world.beliefs.head import LOG_STD_BOUNDS, BoundedScale, linear
 from gje_world.networks.mlp import NormedLinear
@@ -82,11 +83,22 @@ class StudentT(Belief):
         """
         if not resolution:
             return self.log_prob(value)
+        return self._blurred(resolution).log_prob(value + resolution * torch.randn_like(value))
+
+    def pairwise_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
+        """By products of matrices, with one draw of the noise for each value."""
+        blurred = self._blurred(resolution) if resolution else self
+        value = value + resolution * torch.randn_like(value)
+        distance = squared_distances(value, blurred.mean, blurred.scale.square())
+        distance = distance.clamp(min=0)  # which rounding may have gone below
+        normaliser, df = blurred._log_normaliser().unsqueeze(-2), blurred.df.unsqueeze(-2)
+        return normaliser - 0.5 * (df + self.dim) * torch.log1p(distance / df)
+
+    def _blurred(self, resolution: float) -> StudentT:
         variance = self.variance + resolution**2
         share = (self.variance / variance).mean(-1)
         df = (self.df / share.square()).clamp(max=LARGEST_GIVEN_DF)
-        blurred = StudentT(self.mean, (variance * (1 - 2 / df).unsqueeze(-1)).sqrt(), df)
-        return blurred.log_prob(value + resolution * torch.randn_like(value))
+        return StudentT(self.mean, (variance * (1 - 2 / df).unsqueeze(-1)).sqrt(), df)
 
     @torch.no_grad()
     def coverage(self, value: Tensor) -> Tensor:

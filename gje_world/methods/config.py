@@ -65,7 +65,10 @@ def build_method(
     if "objective" in takes:
         check_objective(objective, belief, config.dim or ANY_DIM)
         check_belief(belief, config.dim or ANY_DIM, directions=True)
-        options |= {"objective": keywords(objective, belief, resolution=0.0), "belief": given(belief)}
+        options |= {
+            "objective": keywords(objective, belief, views=config.name == "gje"),
+            "belief": given(belief),
+        }
     try:
         return make_method(options.pop("name"), encoder, updates, chunk=chunk, **options)
     except ValueError as error:

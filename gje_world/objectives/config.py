@@ -9,7 +9,9 @@ from gje_world.beliefs.config import BeliefConfig
 from gje_world.objectives import MARGINALS, OBJECTIVES, Objective, make_objective, objective_options
 from gje_world.options import ConfigError, given, option
 
-RESOLUTION = 0.35  # of a world model's likelihood, where no other is asked for
+RESOLUTION = 0.35  # of a conditional likelihood, where no other is asked for
+CONTRAST = {"contrast": 0.8, "temperature": 16.0}  # of one between views
+COMPARED = ("diagonal", "low_rank", "mixture", "student_t")  # beliefs all of which are soon held against all
 SCALE_HOLDING = 2.0  # marginal weight of a conditional likelihood without resolution: 1 holds no scale
 SHARP = ("polar", "power_spherical", "flow")  # beliefs whose likelihood has no resolution
 
@@ -27,10 +29,15 @@ class ObjectiveConfig:
     momentum: float | None = option(None, "decay of the moving average of target=momentum; null: 0.99")
     resolution: float | None = option(
         None,
-        f"finest error that counts, in embedding units; null: {RESOLUTION} over time, 0 between views",
+        f"finest error that counts, in embedding units; null: {RESOLUTION}; between views without contrast 0",
     )
     contrast: float | None = option(
-        None, "of gje_conditional: share of the loss that tells each context from the batch's others"
+        None,
+        "of gje_conditional: share of the loss that tells each context from the batch's others; null: "
+        f"{CONTRAST['contrast']} between views, 0 over time",
+    )
+    temperature: float | None = option(
+        None, f"of that share; null: {CONTRAST['temperature']:g} between views, 1 over time"
     )
     beta: float | None = option(None, "of gje_conditional: power of the variance that weighs its likelihood")
     fit: str | None = option(None, "of gje_conditional: likelihood, or moments")
@@ -43,27 +50,25 @@ class ObjectiveConfig:
     df: float | None = option(None, "of vje: degrees of freedom of its likelihoods")
 
 
-def keywords(
-    objective: ObjectiveConfig, belief: BeliefConfig, resolution: float = RESOLUTION
-) -> dict[str, Any]:
+def keywords(objective: ObjectiveConfig, belief: BeliefConfig, *, views: bool = False) -> dict[str, Any]:
     """Name and options as `make_objective` takes them, of an objective that there is, for that belief.
 
     Arguments:
-        resolution: of its likelihood, where it has one and the options leave it open.
+        views: whether it is between two views of an image, and not over time.
     """
     options = given(objective)
-    if objective.name in ("gmje", "gmje_gng") or objective.form == "conditional":
-        plain = True
-    elif objective.name in ("gje_conditional", "gmje_mdn") and objective.fit in (None, "likelihood"):
-        blurred = (belief.member if belief.name == "ensemble" else belief.name) not in SHARP
-        plain = not (blurred and options.get("resolution", resolution))
+    kind = (belief.member or "diagonal") if belief.name == "ensemble" else belief.name
+    likelihood = objective.fit in (None, "likelihood")
+    if views and objective.name == "gje_conditional" and likelihood and not objective.beta:
+        options = (CONTRAST if kind in COMPARED else {}) | options
+    if "resolution" in objective_options(objective.name) and likelihood:
+        coarse = RESOLUTION if options.get("contrast") or not views else 0.0
+        options = {"resolution": coarse} | options
+    if objective.name in ("gje_conditional", "gmje_mdn") and likelihood:
+        plain = kind in SHARP or not options["resolution"]
     else:
-        plain = False
-    if plain:
-        options = {"marginal_weight": SCALE_HOLDING} | options
-    if "resolution" in objective_options(objective.name) and objective.fit in (None, "likelihood"):
-        options = {"resolution": resolution} | options
-    return options
+        plain = objective.name in ("gmje", "gmje_gng") or objective.form == "conditional"
+    return ({"marginal_weight": SCALE_HOLDING} if plain else {}) | options
 
 
 def check_objective(objective: ObjectiveConfig, belief: BeliefConfig, dim: int) -> Objective:

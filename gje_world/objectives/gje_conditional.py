@@ -39,17 +39,20 @@ class ConditionalGJE(Objective):
     probability the marginal of the target is :math:`E_c[p(z_t \mid c)]`. With a share :math:`\alpha` of
     `contrast` the loss is
 
-    .. math:: (1 - \alpha) L - \frac{\alpha}{D}\, E\Big[
-        \log \frac{p(z_t \mid z_c)}{\frac1N \sum_j p(z_t \mid z_{c_j})}\Big],
+    .. math:: (1 - \alpha) L - \frac{\alpha}{D}\, T\, E\Big[
+        \log \frac{p(z_t \mid z_c)^{1/T}}{\frac1N \sum_j p(z_t \mid z_{c_j})^{1/T}}\Big],
 
-    whose second part is InfoNCE (van den Oord et al., 2018, eq. 4) with the belief's own log-density as
-    critic: a bound on the mutual information, which knows no scale. Pairs that are told from all others weigh
-    :math:`1 - \alpha`, those that are not weigh more.
+    whose second part is, but for the factor :math:`T`, InfoNCE (van den Oord et al., 2018, eq. 4) with the
+    belief's own log-density over the `temperature` :math:`T` as critic: a bound on the mutual information,
+    which knows no scale. Pairs that are told from all others weigh :math:`1 - \alpha`, those that are not
+    weigh more. Densities over many dimensions are sharp: at :math:`T = 1` nearly all pairs are soon told
+    apart, the bound is at its limit :math:`\log N`, and little is left to learn from.
 
     Arguments:
         resolution: :math:`\tau`, in units of the embedding; 0 for the plain likelihood.
         contrast: :math:`\alpha`, at least 0 and below 1; contexts are those along the last dimension of the
             batch, on each rank its own.
+        temperature: :math:`T > 0`, of the contrast.
         beta: of the beta-NLL (Seitzer et al., 2022, eq. 5), which weighs each dimension's loss with its
             variance to this power, held fixed; 0 for the likelihood, 1 for the gradients of a squared error
             to the mean. Takes a diagonal belief.
@@ -66,12 +69,14 @@ class ConditionalGJE(Objective):
         *,
         resolution: float = 0.0,
         contrast: float = 0.0,
+        temperature: float = 1.0,
         beta: float = 0.0,
         fit: str = "likelihood",
         **common: Any,
     ):
         super().__init__(dim, **common)
         require(0 <= contrast < 1, "contrast", contrast, "at least 0 and below 1")
+        require(temperature > 0, "temperature", temperature, "above 0")
         require(resolution >= 0, "resolution", resolution, "at least 0")
         require(0 <= beta <= 1, "beta", beta, "between 0 and 1")
         require_one_of("fit", fit, FITS)
@@ -81,6 +86,7 @@ class ConditionalGJE(Objective):
             not contrast or (fit == "likelihood" and not beta), "contrast", contrast, "0 with beta or fit"
         )
         self.resolution, self.contrast, self.beta, self.fit = resolution, contrast, beta, fit
+        self.temperature = temperature
 
     def require_belief(self, name: str) -> None:
         if self.beta and name != "diagonal":
@@ -92,20 +98,19 @@ class ConditionalGJE(Objective):
             return moment_error(belief, z_target)
         if self.beta:
             return beta_nll(belief, z_target, self.beta, self.resolution)
-        nll = negative_log_likelihood(belief, z_target, self.resolution)
         if not self.contrast:
-            return nll
-        return nll + self.contrast * log_mixture(belief, z_target, self.resolution)
+            return negative_log_likelihood(belief, z_target, self.resolution)
+        each = belief.pairwise_log_prob(z_target, self.resolution)  # [..., N, N]: of targets, by contexts
+        own = each.diagonal(dim1=-2, dim2=-1)
+        return (self.contrast * log_mean(each, self.temperature) - own) / z_target.shape[-1]
 
     def marginal(self, z: Tensor) -> Tensor:
         return (1 - self.contrast) * super().marginal(z)
 
 
-def log_mixture(belief: Belief, z_target: Tensor, resolution: float = 0.0) -> Tensor:
-    """Log-density of `z_target [..., N, D]` under the equal mixture of the beliefs `[..., N]` of all contexts
-    along the last dimension of the batch, per dimension, `[..., N]`."""
-    each = belief.pairwise_log_prob(z_target, resolution)
-    return (each.logsumexp(-1) - math.log(each.shape[-1])) / z_target.shape[-1]
+def log_mean(log_probs: Tensor, temperature: float) -> Tensor:
+    """Logarithm `[...]` of the mean of power `1/T` of densities, from their logarithms `[..., N]`."""
+    return temperature * ((log_probs / temperature).logsumexp(-1) - math.log(log_probs.shape[-1]))
 
 
 def beta_nll(belief: Belief, z_target: Tensor, beta: float, resolution: float = 0.0) -> Tensor:

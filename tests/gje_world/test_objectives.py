@@ -298,25 +298,27 @@ def test_a_plain_likelihood_lets_embeddings_shrink_unless_the_marginal_term_weig
 
 
 @pytest.mark.parametrize(
-    "objective, belief, resolution, weight",
+    "objective, belief, views, weight",
     [
-        ({"name": "gje_conditional"}, {"name": "diagonal"}, 0.35, None),
-        ({"name": "gje_conditional"}, {"name": "diagonal"}, 0.0, 2.0),
-        ({"name": "gje_conditional", "resolution": 0.0}, {"name": "student_t"}, 0.35, 2.0),
-        ({"name": "gje_conditional", "resolution": 0.2}, {"name": "diagonal"}, 0.0, None),
-        ({"name": "gje_conditional", "fit": "moments"}, {"name": "diagonal"}, 0.0, None),
-        ({"name": "gje_conditional"}, {"name": "polar"}, 0.35, 2.0),
-        ({"name": "gje_conditional"}, {"name": "ensemble", "member": "flow"}, 0.35, 2.0),
-        ({"name": "gje_conditional"}, {"name": "ensemble"}, 0.35, None),
-        ({"name": "gmje_mdn"}, {"name": "mixture"}, 0.0, 2.0),
-        ({"name": "gmje"}, {"name": "student_t"}, 0.35, 2.0),
-        ({"name": "gje_joint", "form": "conditional"}, {"name": "diagonal"}, 0.35, 2.0),
-        ({"name": "gje_joint", "form": "scale_free"}, {"name": "diagonal"}, 0.0, None),
-        ({"name": "gje_conditional", "marginal_weight": 0.5}, {"name": "diagonal"}, 0.0, 0.5),
+        ({"name": "gje_conditional"}, {"name": "diagonal"}, False, None),
+        ({"name": "gje_conditional"}, {"name": "diagonal"}, True, None),
+        ({"name": "gje_conditional", "contrast": 0.0}, {"name": "diagonal"}, True, 2.0),
+        ({"name": "gje_conditional", "resolution": 0.0}, {"name": "student_t"}, False, 2.0),
+        ({"name": "gje_conditional", "contrast": 0.0, "resolution": 0.2}, {"name": "diagonal"}, True, None),
+        ({"name": "gje_conditional", "fit": "moments"}, {"name": "diagonal"}, True, None),
+        ({"name": "gje_conditional"}, {"name": "polar"}, False, 2.0),
+        ({"name": "gje_conditional"}, {"name": "full"}, True, 2.0),
+        ({"name": "gje_conditional"}, {"name": "ensemble", "member": "flow"}, False, 2.0),
+        ({"name": "gje_conditional"}, {"name": "ensemble"}, True, None),
+        ({"name": "gmje_mdn"}, {"name": "mixture"}, True, 2.0),
+        ({"name": "gmje"}, {"name": "student_t"}, False, 2.0),
+        ({"name": "gje_joint", "form": "conditional"}, {"name": "diagonal"}, False, 2.0),
+        ({"name": "gje_joint", "form": "scale_free"}, {"name": "diagonal"}, True, None),
+        ({"name": "gje_conditional", "marginal_weight": 0.5}, {"name": "diagonal"}, True, 0.5),
     ],
 )
-def test_commands_weigh_the_marginal_term_so_that_it_holds_the_scale(objective, belief, resolution, weight):
-    found = keywords(ObjectiveConfig(**objective), BeliefConfig(**belief), resolution)
+def test_commands_weigh_the_marginal_term_so_that_it_holds_the_scale(objective, belief, views, weight):
+    found = keywords(ObjectiveConfig(**objective), BeliefConfig(**belief), views=views)
     assert found.get("marginal_weight") == weight
 
 
@@ -336,16 +338,18 @@ def test_the_conditional_form_of_pairs_lets_them_shrink_at_a_weight_of_one_alone
     assert best[0] < 0.2 and best[1] == pytest.approx(0.5**0.5, abs=0.06)
 
 
-def test_contrast_is_infonce_with_the_density_of_the_belief_as_critic():
+@pytest.mark.parametrize("temperature", [1.0, 8.0])
+def test_contrast_is_infonce_with_the_density_of_the_belief_as_critic(temperature):
     belief = make_head("diagonal", 8, 5)(torch.randn(3, 7, 8))
     z = torch.randn(3, 7, 5)
     plain = make_objective("gje_conditional", 5)
     share = 0.9
-    objective = make_objective("gje_conditional", 5, contrast=share)
+    objective = make_objective("gje_conditional", 5, contrast=share, temperature=temperature)
     each = torch.stack([belief.log_prob(z[:, i : i + 1].expand_as(z)) for i in range(7)], 1)  # [3, M, N]
     own = torch.arange(7).expand(3, 7)
-    infonce = torch.nn.functional.cross_entropy(each.flatten(0, 1), own.flatten(), reduction="none") / 5
-    infonce = infonce.unflatten(0, (3, 7)) - math.log(7) / 5
+    logits = each.flatten(0, 1) / temperature
+    infonce = torch.nn.functional.cross_entropy(logits, own.flatten(), reduction="none") - math.log(7)
+    infonce = temperature / 5 * infonce.unflatten(0, (3, 7))
     expected = share * infonce + (1 - share) * plain.predict(belief, z)
     torch.testing.assert_close(objective.predict(belief, z), expected)
     torch.testing.assert_close(objective.marginal(z), (1 - share) * plain.marginal(z))
@@ -358,7 +362,15 @@ def test_the_contrast_of_beliefs_that_do_not_heed_the_context_is_nothing():
     torch.testing.assert_close(almost.predict(belief, z), torch.zeros(9), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("options", [{"contrast": 1.0}, {"contrast": 0.5, "beta": 0.5}, {"contrast": -0.1}])
-def test_contrast_that_cannot_work_is_refused(options):
-    with pytest.raises(ValueError, match="contrast"):
+@pytest.mark.parametrize(
+    "named, options",
+    [
+        ("contrast", {"contrast": 1.0}),
+        ("contrast", {"contrast": 0.5, "beta": 0.5}),
+        ("contrast", {"contrast": -0.1}),
+        ("temperature", {"contrast": 0.5, "temperature": 0.0}),
+    ],
+)
+def test_contrast_that_cannot_work_is_refused(named, options):
+    with pytest.raises(ValueError, match=f"objective.{named}"):
         make_objective("gje_conditional", 4, **options)
