@@ -10,7 +10,7 @@ from gje_world.objectives import MARGINALS, OBJECTIVES, Objective, make_objectiv
 from gje_world.options import ConfigError, given, option
 
 RESOLUTION = 0.35  # of a conditional likelihood, where no other is asked for
-CONTRAST = {"contrast": 0.8, "temperature": 16.0}  # of one between views
+CONTRAST = 0.8  # of one between views
 COMPARED = ("diagonal", "low_rank", "mixture", "student_t")  # beliefs all of which are soon held against all
 SCALE_HOLDING = 2.0  # marginal weight of a conditional likelihood without resolution: 1 holds no scale
 SHARP = ("polar", "power_spherical", "flow")  # beliefs whose likelihood has no resolution
@@ -34,11 +34,9 @@ class ObjectiveConfig:
     contrast: float | None = option(
         None,
         "of gje_conditional: share of the loss that tells each context from the batch's others; null: "
-        f"{CONTRAST['contrast']} between views, 0 over time",
+        f"{CONTRAST} between views, 0 over time",
     )
-    temperature: float | None = option(
-        None, f"of that share; null: {CONTRAST['temperature']:g} between views, 1 over time"
-    )
+    temperature: float | None = option(None, "of that share; null: 0.25")
     beta: float | None = option(None, "of gje_conditional: power of the variance that weighs its likelihood")
     fit: str | None = option(None, "of gje_conditional: likelihood, or moments")
     form: str | None = option(None, "of gje_joint: scale_free, conditional or primal")
@@ -60,7 +58,7 @@ def keywords(objective: ObjectiveConfig, belief: BeliefConfig, *, views: bool = 
     kind = (belief.member or "diagonal") if belief.name == "ensemble" else belief.name
     likelihood = objective.fit in (None, "likelihood")
     if views and objective.name == "gje_conditional" and likelihood and not objective.beta:
-        options = (CONTRAST if kind in COMPARED else {}) | options
+        options = ({"contrast": CONTRAST} if kind in COMPARED else {}) | options
     if "resolution" in objective_options(objective.name) and likelihood:
         coarse = RESOLUTION if options.get("contrast") or not views else 0.0
         options = {"resolution": coarse} | options

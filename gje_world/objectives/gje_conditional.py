@@ -37,22 +37,23 @@ class ConditionalGJE(Objective):
 
     What a Gaussian marginal cannot see, the batch's own mixture of beliefs can: by the law of total
     probability the marginal of the target is :math:`E_c[p(z_t \mid c)]`. With a share :math:`\alpha` of
-    `contrast` the loss is
+    `contrast`, and with :math:`\ell_c = \frac1D \log p(z_t \mid z_c)`, the loss is
 
-    .. math:: (1 - \alpha) L - \frac{\alpha}{D}\, T\, E\Big[
-        \log \frac{p(z_t \mid z_c)^{1/T}}{\frac1N \sum_j p(z_t \mid z_{c_j})^{1/T}}\Big],
+    .. math:: (1 - \alpha) L - \alpha\, \tau_c\, E\Big[
+        \log \frac{\exp(\ell_c / \tau_c)}{\frac1N \sum_j \exp(\ell_{c_j} / \tau_c)}\Big],
 
-    whose second part is, but for the factor :math:`T`, InfoNCE (van den Oord et al., 2018, eq. 4) with the
-    belief's own log-density over the `temperature` :math:`T` as critic: a bound on the mutual information,
-    which knows no scale. Pairs that are told from all others weigh :math:`1 - \alpha`, those that are not
-    weigh more. Densities over many dimensions are sharp: at :math:`T = 1` nearly all pairs are soon told
-    apart, the bound is at its limit :math:`\log N`, and little is left to learn from.
+    whose second part is, but for the factor :math:`\tau_c`, InfoNCE (van den Oord et al., 2018, eq. 4) with
+    the belief's own log-density per dimension over the `temperature` :math:`\tau_c` as critic: a bound on the
+    mutual information, which knows no scale. Pairs that are told from all others weigh :math:`1 - \alpha`,
+    those that are not weigh more. At :math:`\tau_c = 1/D` the critic is the log-density itself, as sharp as
+    it is over many dimensions: nearly all pairs are soon told apart, the bound is at its limit
+    :math:`\log N`, and little is left to learn from.
 
     Arguments:
         resolution: :math:`\tau`, in units of the embedding; 0 for the plain likelihood.
         contrast: :math:`\alpha`, at least 0 and below 1; contexts are those along the last dimension of the
             batch, on each rank its own.
-        temperature: :math:`T > 0`, of the contrast.
+        temperature: :math:`\tau_c > 0`, of the contrast.
         beta: of the beta-NLL (Seitzer et al., 2022, eq. 5), which weighs each dimension's loss with its
             variance to this power, held fixed; 0 for the likelihood, 1 for the gradients of a squared error
             to the mean. Takes a diagonal belief.
@@ -69,7 +70,7 @@ class ConditionalGJE(Objective):
         *,
         resolution: float = 0.0,
         contrast: float = 0.0,
-        temperature: float = 1.0,
+        temperature: float = 0.25,
         beta: float = 0.0,
         fit: str = "likelihood",
         **common: Any,
@@ -100,17 +101,17 @@ class ConditionalGJE(Objective):
             return beta_nll(belief, z_target, self.beta, self.resolution)
         if not self.contrast:
             return negative_log_likelihood(belief, z_target, self.resolution)
-        each = belief.pairwise_log_prob(z_target, self.resolution)  # [..., N, N]: of targets, by contexts
-        own = each.diagonal(dim1=-2, dim2=-1)
-        return (self.contrast * log_mean(each, self.temperature) - own) / z_target.shape[-1]
+        each = belief.pairwise_log_prob(z_target, self.resolution) / z_target.shape[-1]
+        own = each.diagonal(dim1=-2, dim2=-1)  # of [..., N, N], targets by contexts
+        return self.contrast * log_mean(each, self.temperature) - own
 
     def marginal(self, z: Tensor) -> Tensor:
         return (1 - self.contrast) * super().marginal(z)
 
 
-def log_mean(log_probs: Tensor, temperature: float) -> Tensor:
-    """Logarithm `[...]` of the mean of power `1/T` of densities, from their logarithms `[..., N]`."""
-    return temperature * ((log_probs / temperature).logsumexp(-1) - math.log(log_probs.shape[-1]))
+def log_mean(values: Tensor, temperature: float) -> Tensor:
+    """Logarithm of the mean of `exp(values / temperature)`, `[..., N]` to `[...]`, times the temperature."""
+    return temperature * ((values / temperature).logsumexp(-1) - math.log(values.shape[-1]))
 
 
 def beta_nll(belief: Belief, z_target: Tensor, beta: float, resolution: float = 0.0) -> Tensor:
