@@ -21,7 +21,7 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -32,7 +32,7 @@ from gje_world.networks import make_encoder
 from gje_world.pretrained import load_encoder
 from gje_world.training.metrics import read_metrics
 from gje_world.training.origin import origin
-from gje_world.training.tables import write_rows
+from gje_world.training.tables import Row, write_rows
 from gje_world.world_model import WorldModelConfig
 
 SHARE = 0.8
@@ -120,6 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     exported = pretraining / "encoder"
     encoder = json.loads((exported / "encoder.json").read_text(encoding="utf-8"))
+    images = encoder["provenance"]["data"]["images"]
     found: dict[tuple[str, str, int], list[tuple[int, float]]] = {}
     arms = [(SCRATCH, ""), *((arm, mode) for mode in options.modes for arm in (PRETRAINED, UNTRAINED))]
     for arm, mode in arms:
@@ -132,10 +133,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
             common = (f"task={options.task}", f"steps={options.steps}", f"evaluation.every={options.every}")
             call("agents.train", f"run_dir={run}", f"seed={seed}", *common, *options.train, *start)
             found[arm, mode, seed] = evaluations(run)
+            if (
+                arm != SCRATCH or seed == options.seeds[-1]
+            ):  # what has run is in the table, also if no more does
+                write_rows(options.csv, table(found, options, images, pretraining_frames(pretraining)))
+    for row in table(found, options, images, pretraining_frames(pretraining)):
+        print(
+            f"{row['encoder']:<10} {row['mode']:<8} seed {row['seed']}: final {row['final_return']}, "
+            f"80 % of its own at {row['frames_to_80_own']}, of scratch's at "
+            f"{row['frames_to_80_scratch']} frames, after {row['pretraining_env_frames']} of pretraining"
+        )
+
+
+def table(
+    found: Mapping[tuple[str, str, int], Sequence[tuple[int, float]]],
+    options: argparse.Namespace,
+    images: int,
+    before: int,
+) -> list[Row]:
+    """A row of each run found: arm, mode and seed; those from scratch are all among them.
+
+    Arguments:
+        images: that the encoder was pretrained on.
+        before: env frames that they took.
+    """
     reference = statistics.mean(final_return(found[SCRATCH, "", seed]) for seed in options.seeds)
-    rows = []
+    rows: list[Row] = []
     for (arm, mode, seed), values in found.items():
-        before = pretraining_frames(pretraining) if arm == PRETRAINED else 0
+        took = before if arm == PRETRAINED else 0
         final = final_return(values)
         to_own, to_scratch = (frames_to(SHARE * level, values) for level in (final, reference))
         rows.append(
@@ -145,24 +170,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "mode": mode,
                 "seed": seed,
                 "frames": options.steps,
-                "pretraining_images": encoder["provenance"]["data"]["images"] if arm == PRETRAINED else 0,
-                "pretraining_env_frames": before,
+                "pretraining_images": images if arm == PRETRAINED else 0,
+                "pretraining_env_frames": took,
                 "final_return": round(final, 1),
                 "frames_to_80_own": to_own,
                 "frames_to_80_scratch": to_scratch,
-                "frames_to_80_own_with_pretraining": with_pretraining(to_own, before),
-                "frames_to_80_scratch_with_pretraining": with_pretraining(to_scratch, before),
+                "frames_to_80_own_with_pretraining": with_pretraining(to_own, took),
+                "frames_to_80_scratch_with_pretraining": with_pretraining(to_scratch, took),
                 "evaluation_every": options.every,
                 **origin(),
             }
         )
-    write_rows(options.csv, rows)
-    for row in rows:
-        print(
-            f"{row['encoder']:<10} {row['mode']:<8} seed {row['seed']}: final {row['final_return']}, "
-            f"80 % of its own at {row['frames_to_80_own']}, of scratch's at "
-            f"{row['frames_to_80_scratch']} frames, after {row['pretraining_env_frames']} of pretraining"
-        )
+    return rows
 
 
 if __name__ == "__main__":
