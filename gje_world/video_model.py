@@ -169,14 +169,20 @@ class VideoModel(nn.Module):
         last = self.predictor(*later)[:, -1].unflatten(0, (len(z), -1))
         return torch.cat([found, last], 1)
 
-    def believe_each(self, z: Tensor, action: Tensor) -> Belief:
+    def believe_each(self, z: Tensor, action: Tensor, *, time_first: bool = False) -> Belief:
         """Beliefs `[N, T]` over the embedding after each of `z [N, T, D]`, under `action [N, T, A]` at each.
 
         The head tells the change from the embedding before, so that before anything is learnt the world is
         expected to stay as it is.
+
+        Arguments:
+            time_first: `[T, N]` instead, for objectives that hold a context against those of other clips.
         """
         with self.precision():
-            return self.head(self.features(z, action)).translate(z)
+            features = self.features(z, action)
+            if time_first:
+                features, z = features.movedim(1, 0), z.movedim(1, 0)
+            return self.head(features).translate(z)
 
     def believe(self, z: Tensor, action: Tensor) -> Belief:
         """Belief `[...]` over the next embedding, from `z [..., T, D]` and `action [..., T, A]` so far."""

@@ -115,8 +115,8 @@ class VideoLearner(Learner):
             z = model.embed(batch.frames)  # [B, L, D]
         z_target = z if self.target_encoder is None else self.embed_target(batch.frames)
         actions = batch.actions[:, model.frame_stack - 1 :]
-        belief = model.believe_each(z[:, :-1], actions)
-        parts = {"loss/nll": objective.predict(belief, z_target[:, 1:]).mean()}
+        belief = model.believe_each(z[:, :-1], actions, time_first=True)
+        parts = {"loss/nll": objective.predict(belief, z_target[:, 1:].movedim(1, 0)).mean()}
         weights = {
             "loss/nll": 1.0,
             "loss/views": c.views,

@@ -216,6 +216,18 @@ def test_the_decoder_teaches_the_encoder_nothing():
     assert sum(map(len, groups)) == len(set().union(*groups)) == len(list(learner.parameters()))
 
 
+def test_a_contrast_holds_clips_against_one_another_and_not_moments_of_one():
+    whole = batch()
+    alone = ClipBatch(whole.frames[:1], whole.actions[:1], whole.states[:1])
+
+    def nll(clips, contrast):
+        learner = learner_of(objective={"contrast": contrast}, views=0.0)
+        return learner(clips)[1]["loss/nll"]
+
+    assert nll(alone, 0.8) == pytest.approx(0.2 * nll(alone, 0.0))  # nothing to be told from
+    assert abs(nll(whole, 0.8) - 0.2 * nll(whole, 0.0)) > 1e-3
+
+
 def learner_of(encoder=None, frozen=False, objective=None, **config) -> VideoLearner:
     """A learner of ten updates, the last four of which the encoder rests in."""
     torch.manual_seed(0)

@@ -54,6 +54,8 @@ def test_a_belief_is_the_same_alone_and_in_its_sequence(predictor, action_dim):
         alone = world.believe(z[:, : place + 1], action[:, : place + 1])
         torch.testing.assert_close(alone.mean, each.mean[:, place])
         torch.testing.assert_close(alone.stddev, each.stddev[:, place])
+    turned = world.believe_each(z, action, time_first=True)
+    assert torch.equal(turned.mean.movedim(0, 1), each.mean)
 
 
 @pytest.mark.parametrize("predictor", PREDICTORS)
