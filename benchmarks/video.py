@@ -2,8 +2,9 @@
 
 Episodes are recorded first, into `--recordings`, where they are kept; then a model of each task and seed is
 trained by `gje-video` and measured on held-out episodes. A row of the table is one model: a perceptron on
-three embeddings of 64 numbers, whose belief is a mixture of five low-rank Gaussians, learnt without noisy
-views in large batches of short windows. Episodes are short, so that many begin, each elsewhere.
+three embeddings of 128 numbers, whose belief is a mixture of five low-rank Gaussians, learnt without noisy
+views in large batches of short windows, held against one another. Episodes are short, so that many begin,
+each elsewhere.
 
 Cartpole is the task of balancing, at half the agent's action repeat: under a random policy a pole that swings
 up often leaves the picture with its cart, and what cannot be seen cannot be read; here it hardly ever does.
@@ -20,6 +21,7 @@ from measure import parser, write_csv
 
 from gje_world.beliefs.config import BeliefConfig
 from gje_world.data.sources import DataConfig
+from gje_world.objectives.config import ObjectiveConfig
 from gje_world.training.engine import EngineConfig
 from gje_world.training.metrics import read_metrics
 from gje_world.video.config import EncoderConfig, VideoConfig
@@ -39,8 +41,8 @@ class Task(NamedTuple):
 
 
 TASKS = {
-    "cartpole-balance": Task(800, 30, action_repeat=4),
-    "reacher-easy": Task(800, 30, action_repeat=4, within_clip=0.2),  # a target stays where it is in a clip
+    "cartpole-balance": Task(3200, 30, action_repeat=4),
+    "reacher-easy": Task(3200, 30, action_repeat=4, within_clip=0.2),  # a target stays where it is in a clip
 }
 POSITIONS = ("position", "to_target")
 
@@ -51,9 +53,10 @@ def configured(task: str, seed: int, updates: int, threads: int | None, folder: 
         seed=seed,
         run_dir=str(folder / f"{task}-seed{seed}"),
         data=DataConfig(source="clips", path=str(folder / task)),
-        encoder=EncoderConfig(dim=64, width=32),
+        encoder=EncoderConfig(dim=128, width=32),
         predictor=PredictorConfig("mlp", history=3, hidden=256, layers=2),
         belief=BeliefConfig("mixture", components=5, rank=4),
+        objective=ObjectiveConfig(contrast=0.8),
         learning=LearningConfig(batch_size=128, horizon=1, views=0.0, within_clip=TASKS[task].within_clip),
         engine=EngineConfig(updates=updates, evaluate_every=updates, threads=threads),
     )
