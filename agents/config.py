@@ -186,6 +186,7 @@ def _check_objective(config: TrainConfig) -> None:
     """Refuses objectives and beliefs that are unknown or do not fit together."""
     belief, dim = config.belief.name, config.world.dim
     objective = check_world_objective(config.objective, config.belief, dim)
+    _require(not objective.contrast, "objective.contrast", objective.contrast, "0 in an agent's world model")
     check_belief(config.belief, dim)
     if config.world.simplicial:
         _require(belief == "point", "belief", belief, "point where world.simplicial=true")

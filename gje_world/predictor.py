@@ -7,6 +7,7 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from gje_world.beliefs import Belief, head_options, make_head
 from gje_world.networks import mlp
@@ -58,14 +59,22 @@ class ViewPredictor(nn.Module):
         v = self.projector(z.flatten(0, -2)).float().unflatten(0, z.shape[:-1])
         return F.normalize(v, dim=-1) if self.directions else v
 
-    def believe(self, v: Tensor) -> Belief:
+    def believe(self, v: Tensor, *, held: bool = False) -> Belief:
         """Belief over the projection of another view of the image that `v [..., D]` is of.
 
         The head tells how the other view differs, so that before anything is learnt both are expected to be
         alike: pulling them together need not wait for the predictor. Directions are told outright.
+
+        Arguments:
+            held: with gradient to `v` alone, and none to the weights that tell the belief.
         """
-        told = self.head(self.trunk(v))
+        told = held_call(self.head, held_call(self.trunk, v)) if held else self.head(self.trunk(v))
         return told if self.directions else told.translate(v)
+
+
+def held_call(module: nn.Module, inputs: Tensor) -> Any:
+    """`module(inputs)` with gradient to the inputs alone."""
+    return functional_call(module, {name: p.detach() for name, p in module.named_parameters()}, (inputs,))
 
 
 def projector(

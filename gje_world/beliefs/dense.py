@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gje_world.beliefs.gaussian import LOG_2PI, Gaussian, cholesky, in_full_precision, times, times_each
+from gje_world.beliefs.gaussian import LOG_2PI, Gaussian, cholesky, each_times, in_full_precision, times
 from gje_world.beliefs.head import LARGEST_DIM, LOG_STD_BOUNDS, BoundedScale, linear, require_dim
 
 
@@ -63,12 +63,10 @@ class PrecisionGaussian(Gaussian):
 
     @in_full_precision
     def pairwise_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
-        """By one product of matrices."""
         blurred = self.blur(resolution) if resolution else self
-        white = times_each(value, blurred.precision_tril)
-        white = white - times(self.mean, blurred.precision_tril).unsqueeze(-3)  # [..., M, N, D]
+        distances = each_times(value, self.mean, blurred.precision_tril).square().sum(-1)
         own = blurred.half_log_det + 0.5 * resolution**2 * blurred.precision_trace
-        return -0.5 * (white.square().sum(-1) + self.dim * LOG_2PI) - own.unsqueeze(-2)
+        return -0.5 * (distances + self.dim * LOG_2PI) - own.expand(self.batch_shape).unsqueeze(-2)
 
     @in_full_precision
     def blur(self, resolution: float) -> PrecisionGaussian:
@@ -97,7 +95,8 @@ class PrecisionGaussian(Gaussian):
 
     def flatten(self) -> PrecisionGaussian:
         """A batch `[..., N, K]` of beliefs as one of `[..., N * K]`."""
-        return PrecisionGaussian(self.mean.flatten(-3, -2), self.precision_tril.flatten(-4, -3))
+        tril = self.precision_tril.expand(*self.mean.shape, -1)
+        return PrecisionGaussian(self.mean.flatten(-3, -2), tril.flatten(-4, -3))
 
     def translate(self, offset: Tensor) -> PrecisionGaussian:
         return PrecisionGaussian(self.mean + offset, self.precision_tril)

@@ -4,18 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from gje_world.beliefs.gaussian import LOG_2PI, Gaussian
+from gje_world.beliefs.gaussian import LOG_2PI, Gaussian, squared_distances
 from gje_world.beliefs.head import LOG_STD_BOUNDS, BoundedScale, linear
 
 SCALE_FEATURES = 32  # that the standard deviations of a large embedding are made of
-
-
-def squared_distances(value: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """Of each `value [..., M, D]` from each `mean [..., N, D]`, in units of its variance: `[..., M, N]`."""
-    centre = mean.detach().mean(-2, keepdim=True)  # far from 0, squares would lose their digits
-    value, mean, precision = value - centre, mean - centre, variance.reciprocal()
-    own = (mean.square() * precision).sum(-1)
-    return value.square() @ precision.mT - 2 * value @ (mean * precision).mT + own.unsqueeze(-2)
 
 
 class DiagonalGaussian(Gaussian):
@@ -69,7 +61,7 @@ class DiagonalGaussian(Gaussian):
 
     def flatten(self) -> DiagonalGaussian:
         """A batch `[..., N, K]` of beliefs as one of `[..., N * K]`."""
-        return DiagonalGaussian(self.mean.flatten(-3, -2), self.std.flatten(-3, -2))
+        return DiagonalGaussian(self.mean.flatten(-3, -2), self.std.expand_as(self.mean).flatten(-3, -2))
 
     def translate(self, offset: Tensor) -> DiagonalGaussian:
         return DiagonalGaussian(self.mean + offset, self.std)
@@ -81,10 +73,10 @@ class DiagonalGaussian(Gaussian):
         return -0.5 * (surprise.sum(-1) + self.dim * LOG_2PI)
 
     def pairwise_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
-        """By products of matrices, which hold no `[..., M, N, D]`."""
         variance = self.variance + resolution**2
         own = (resolution**2 / variance + variance.log()).sum(-1) + self.dim * LOG_2PI
-        return -0.5 * (squared_distances(value, self.mean, variance) + own.unsqueeze(-2))
+        distances = squared_distances(value, self.mean, variance)
+        return -0.5 * (distances + own.expand(self.batch_shape).unsqueeze(-2))
 
 
 class DiagonalHead(nn.Module):

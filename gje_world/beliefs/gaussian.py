@@ -21,9 +21,9 @@ def in_full_precision(method: Method) -> Method:
     """A belief's `method`, its products not in the lower precision of an autocast region it is called in."""
 
     @functools.wraps(method)
-    def precise(self: Gaussian, *arguments: Any) -> Any:
+    def precise(self: Gaussian, *arguments: Any, **options: Any) -> Any:
         with torch.autocast(self.mean.device.type, enabled=False):
-            return method(self, *arguments)
+            return method(self, *arguments, **options)
 
     return precise  # type: ignore[return-value]
 
@@ -37,10 +37,29 @@ def times(vectors: Tensor, matrix: Tensor) -> Tensor:
     return (rows @ matrix).movedim(-2, 0).unflatten(0, vectors.shape[:samples])
 
 
-def times_each(vectors: Tensor, matrices: Tensor) -> Tensor:
-    """Each of `vectors [..., M, D]` times each of `matrices [..., N, D, R]`: `[..., M, N, R]`."""
-    product = vectors @ matrices.movedim(-2, -3).flatten(-2)
-    return product.unflatten(-1, (matrices.shape[-3], matrices.shape[-1]))
+def each_times(value: Tensor, mean: Tensor, matrix: Tensor) -> Tensor:
+    """Each `value [..., M, D]` less each `mean [..., N, D]`, times that one's `matrix [..., N, D, R]`.
+
+    Shape `[..., M, N, R]`, by one product of matrices, which holds no `[..., M, N, D]`.
+    """
+    centre = mean.detach().mean(-2, keepdim=True)  # far from 0, products would lose their digits
+    value, mean, matrix = value.to(mean.dtype) - centre, mean - centre, matrix.expand(*mean.shape, -1)
+    with torch.autocast(mean.device.type, enabled=False):
+        product = (value @ matrix.movedim(-2, -3).flatten(-2)).unflatten(-1, (mean.shape[-2], -1))
+        return product - times(mean, matrix).unsqueeze(-3)
+
+
+def squared_distances(value: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """Of each `value [..., M, D]` from each `mean [..., N, D]`, in units of its `variance`: `[..., M, N]`.
+
+    By products of matrices, which hold no `[..., M, N, D]`.
+    """
+    centre = mean.detach().mean(-2, keepdim=True)  # far from 0, squares would lose their digits
+    value, mean = value.to(mean.dtype) - centre, mean - centre
+    precision = variance.reciprocal().expand_as(mean)
+    with torch.autocast(mean.device.type, enabled=False):
+        crossed = value.square() @ precision.mT - 2 * value @ (mean * precision).mT
+        return crossed + (mean.square() * precision).sum(-1).unsqueeze(-2)
 
 
 def lifted(matrix: Tensor, ridge: float) -> Tensor:

@@ -9,8 +9,15 @@ from torch import Tensor, nn
 from torch.types import _size
 
 from gje_world.beliefs.belief import EMPTY
-from gje_world.beliefs.diagonal import DiagonalGaussian
-from gje_world.beliefs.gaussian import LOG_2PI, Gaussian, cholesky, in_full_precision, times, times_each
+from gje_world.beliefs.gaussian import (
+    LOG_2PI,
+    Gaussian,
+    cholesky,
+    each_times,
+    in_full_precision,
+    squared_distances,
+    times,
+)
 from gje_world.beliefs.head import LOG_STD_BOUNDS, BoundedScale, linear
 
 LARGEST_LOADING = 30.0  # of a factor, in units of the dimension's own std: correlations reach 0.999
@@ -131,14 +138,14 @@ class LowRankGaussian(Gaussian):
 
     @in_full_precision
     def pairwise_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
-        """By products of matrices, which hold no `[..., M, N, D]`."""
         blurred = self.blur(resolution) if resolution else self
-        own = DiagonalGaussian(self.mean, blurred.std).pairwise_log_prob(value)  # were it without factors
         inverse, half_log_det = blurred._capacitance()
         shared = (blurred.factor / blurred.std.unsqueeze(-1)) @ inverse.mT  # [..., N, D, r]
-        along = times_each(value, shared) - times(self.mean, shared).unsqueeze(-3)  # [..., M, N, r]
-        unresolved = 0.5 * resolution**2 * blurred.precision_trace
-        return own + 0.5 * along.square().sum(-1) - (half_log_det + unresolved).unsqueeze(-2)
+        along = each_times(value, self.mean, shared)  # [..., M, N, r]
+        distances = squared_distances(value, self.mean, blurred.std.square()) - along.square().sum(-1)
+        trace = blurred.std.square().reciprocal().sum(-1) - shared.square().sum((-2, -1))
+        own = half_log_det + blurred.std.log().sum(-1) + 0.5 * resolution**2 * trace
+        return -0.5 * (distances + self.dim * LOG_2PI) - own.expand(self.batch_shape).unsqueeze(-2)
 
     @in_full_precision
     def rsample(self, sample_shape: _size = EMPTY) -> Tensor:
@@ -168,9 +175,8 @@ class LowRankGaussian(Gaussian):
 
     def flatten(self) -> LowRankGaussian:
         """A batch `[..., N, K]` of beliefs as one of `[..., N * K]`."""
-        return LowRankGaussian(
-            self.mean.flatten(-3, -2), self.std.flatten(-3, -2), self.factor.flatten(-4, -3)
-        )
+        std, factor = self.std.expand_as(self.mean), self.factor.expand(*self.mean.shape, -1)
+        return LowRankGaussian(self.mean.flatten(-3, -2), std.flatten(-3, -2), factor.flatten(-4, -3))
 
     def translate(self, offset: Tensor) -> LowRankGaussian:
         return LowRankGaussian(self.mean + offset, self.std, self.factor)

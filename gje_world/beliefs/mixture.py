@@ -86,8 +86,9 @@ class Mixture(Belief):
         components = self.components
         if resolution:
             components, value = components.blur(resolution), value + resolution * torch.randn_like(value)
-        each = components.flatten().pairwise_log_prob(value).unflatten(-1, self.log_weights.shape[-2:])
-        return torch.logsumexp(self.log_weights.unsqueeze(-3) + each, -1)
+        log_weights = self.log_weights.expand(components.batch_shape)
+        each = components.flatten().pairwise_log_prob(value).unflatten(-1, log_weights.shape[-2:])
+        return torch.logsumexp(log_weights.unsqueeze(-3) + each, -1)
 
     def spread_log_prob(self, value: Tensor) -> Tensor:
         """As `Belief.spread_log_prob`: to the components' covariances alone, not their means or weights."""

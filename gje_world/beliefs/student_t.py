@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.types import _size
 
 from gje_world.beliefs.belief import EMPTY, Belief
-from gje_world.beliefs.diagonal import squared_distances
 from gje_world.beliefs.gamma import digamma_difference, log_gamma_ratio
+from gje_world.beliefs.gaussian import squared_distances
 from gje_world.beliefs.head import LOG_STD_BOUNDS, BoundedScale, linear
 from gje_world.networks.mlp import NormedLinear
 
@@ -86,12 +86,15 @@ class StudentT(Belief):
         return self._blurred(resolution).log_prob(value + resolution * torch.randn_like(value))
 
     def pairwise_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
-        """By products of matrices, with one draw of the noise for each value."""
-        blurred = self._blurred(resolution) if resolution else self
-        value = value + resolution * torch.randn_like(value)
+        """As `Belief.pairwise_log_prob`, with one draw of the noise for each value."""
+        blurred = self
+        if resolution:
+            blurred, value = self._blurred(resolution), value + resolution * torch.randn_like(value)
         distance = squared_distances(value, blurred.mean, blurred.scale.square())
-        distance = distance.clamp(min=0)  # which rounding may have gone below
-        normaliser, df = blurred._log_normaliser().unsqueeze(-2), blurred.df.unsqueeze(-2)
+        distance = distance.clamp(min=0)  # rounding may have taken it below
+        normaliser, df = (
+            one.expand(self.batch_shape).unsqueeze(-2) for one in (blurred._log_normaliser(), blurred.df)
+        )
         return normaliser - 0.5 * (df + self.dim) * torch.log1p(distance / df)
 
     def _blurred(self, resolution: float) -> StudentT:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from gje_world.beliefs.config import BeliefConfig, check_belief
 from gje_world.methods import METHODS, Method, make_method, method_options
 from gje_world.networks import Encoder
-from gje_world.objectives.config import ObjectiveConfig, check_objective, keywords
+from gje_world.objectives.config import RESOLUTION, ObjectiveConfig, check_objective, keywords
 from gje_world.options import ConfigError, given, option, require_at_least
 
+CONTRAST = 0.8  # between views
+COMPARED = ("diagonal", "low_rank", "mixture", "student_t")  # beliefs all of which are soon held against all
 ANY_DIM = 64  # of an embedding whose options are checked before its dimension is known
 SIZES = (
     *("dim", "projector_hidden", "hidden", "predictor_hidden"),
@@ -63,16 +65,31 @@ def build_method(
     options = given(config)
     takes = method_options(config.name)
     if "objective" in takes:
-        check_objective(objective, belief, config.dim or ANY_DIM)
+        defaults = objective_defaults(config, objective, belief)
+        made = check_objective(objective, belief, config.dim or ANY_DIM, **defaults)
+        if made.contrast and config.name != "gje":
+            raise ConfigError(
+                f"objective.contrast={made.contrast} needs method=gje; got method={config.name}"
+            )
         check_belief(belief, config.dim or ANY_DIM, directions=True)
-        options |= {
-            "objective": keywords(objective, belief, views=config.name == "gje"),
-            "belief": given(belief),
-        }
+        options |= {"objective": keywords(objective, belief, **defaults), "belief": given(belief)}
     try:
         return make_method(options.pop("name"), encoder, updates, chunk=chunk, **options)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def objective_defaults(
+    config: MethodConfig, objective: ObjectiveConfig, belief: BeliefConfig
+) -> dict[str, float]:
+    """Contrast and resolution between views, or patches, where the options leave them open."""
+    kind = (belief.member or "diagonal") if belief.name == "ensemble" else belief.name
+    plain = objective.name == "gje_conditional" and objective.fit in (None, "likelihood")
+    contrast = objective.contrast
+    if contrast is None:
+        fits = plain and not objective.beta and kind in COMPARED
+        contrast = CONTRAST if config.name == "gje" and fits else 0.0
+    return {"contrast": contrast, "resolution": RESOLUTION if contrast else 0.0}
 
 
 def check_bounds(config: MethodConfig) -> None:

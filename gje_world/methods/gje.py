@@ -21,8 +21,9 @@ class GJE(Method):
         + \lambda\, L_\mathrm{marginal}(\{v_A, v_B\})
 
     with :math:`v` the projection of a view's embedding, and :math:`h` the predictor of beliefs (after arXiv
-    2603.26799; `gje_world.objectives` has the equations of each). By default gradients flow through both
-    sides, and both views share all weights.
+    2603.26799; `gje_world.objectives` has the equations of each). With a share :math:`\alpha` of contrast it
+    is :math:`1 - \alpha` times that, plus :math:`\alpha` times the mean of `Objective.compare` both ways. By
+    default gradients flow through both sides, and both views share all weights.
 
     Arguments:
         objective: name and options (`gje_world.objectives.make_objective`).
@@ -58,16 +59,21 @@ class GJE(Method):
     def forward(self, views: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         z = self.encode(views[0])
         v = self.beliefs.project(z)  # [2, B, D]
-        belief = self.beliefs.believe(v)
-        predicted = self.objective.predict(belief, self.targets(views[0], v).flip(0)).mean()
+        belief, target = self.beliefs.believe(v), self.targets(views[0], v).flip(0)
+        predicted = self.objective.predict(belief, target).mean()
         marginal = self.objective.marginal(v)
+        loss, share = predicted + marginal, self.objective.contrast
         metrics = {
             "loss/prediction": predicted.detach(),
             "loss/marginal": marginal.detach(),
             "belief/std": belief.variance.detach().mean().sqrt(),
             "projection/std": spread(v)["embedding/std"],
         }
-        return predicted + marginal, metrics | spread(z)
+        if share:  # no gradient to how beliefs are told: they stay true
+            compared = self.objective.compare(self.beliefs.believe(v, held=True), target).mean()
+            metrics["loss/contrast"] = compared.detach()
+            loss = (1 - share) * loss + share * compared
+        return loss, metrics | spread(z)
 
     def targets(self, views: Tensor, v: Tensor) -> Tensor:
         """Projections `[2, B, D]` to be predicted: `v` itself, or those of the moving average."""

@@ -10,8 +10,6 @@ from gje_world.objectives import MARGINALS, OBJECTIVES, Objective, make_objectiv
 from gje_world.options import ConfigError, given, option
 
 RESOLUTION = 0.35  # of a conditional likelihood, where no other is asked for
-CONTRAST = 0.8  # of one between views
-COMPARED = ("diagonal", "low_rank", "mixture", "student_t")  # beliefs all of which are soon held against all
 SCALE_HOLDING = 2.0  # marginal weight of a conditional likelihood without resolution: 1 holds no scale
 SHARP = ("polar", "power_spherical", "flow")  # beliefs whose likelihood has no resolution
 
@@ -33,10 +31,10 @@ class ObjectiveConfig:
     )
     contrast: float | None = option(
         None,
-        "of gje_conditional: share of the loss that tells each context from the batch's others; null: "
-        f"{CONTRAST} between views, 0 over time",
+        "of gje_conditional: share of the loss that tells each context from the batch's others; null: 0.8 "
+        "between views with beliefs that are soon compared, else 0",
     )
-    temperature: float | None = option(None, "of that share; null: 0.25")
+    temperature: float | None = option(None, "of gje_conditional: of its contrast; null: 0.25")
     beta: float | None = option(None, "of gje_conditional: power of the variance that weighs its likelihood")
     fit: str | None = option(None, "of gje_conditional: likelihood, or moments")
     form: str | None = option(None, "of gje_joint: scale_free, conditional or primal")
@@ -48,32 +46,37 @@ class ObjectiveConfig:
     df: float | None = option(None, "of vje: degrees of freedom of its likelihoods")
 
 
-def keywords(objective: ObjectiveConfig, belief: BeliefConfig, *, views: bool = False) -> dict[str, Any]:
+def keywords(
+    objective: ObjectiveConfig, belief: BeliefConfig, *, resolution: float = RESOLUTION, contrast: float = 0.0
+) -> dict[str, Any]:
     """Name and options as `make_objective` takes them, of an objective that there is, for that belief.
 
     Arguments:
-        views: whether it is between two views of an image, and not over time.
+        resolution, contrast: of its likelihood, where it has one and the options leave it open.
     """
     options = given(objective)
-    kind = (belief.member or "diagonal") if belief.name == "ensemble" else belief.name
     likelihood = objective.fit in (None, "likelihood")
-    if views and objective.name == "gje_conditional" and likelihood and not objective.beta:
-        options = ({"contrast": CONTRAST} if kind in COMPARED else {}) | options
-    if "resolution" in objective_options(objective.name) and likelihood:
-        coarse = RESOLUTION if options.get("contrast") or not views else 0.0
-        options = {"resolution": coarse} | options
+    takes = objective_options(objective.name) if likelihood else ()
+    if "contrast" in takes and not objective.beta:
+        options = {"contrast": contrast} | options
+    if "resolution" in takes:
+        options = {"resolution": resolution} | options
     if objective.name in ("gje_conditional", "gmje_mdn") and likelihood:
+        kind = belief.member if belief.name == "ensemble" else belief.name
         plain = kind in SHARP or not options["resolution"]
     else:
         plain = objective.name in ("gmje", "gmje_gng") or objective.form == "conditional"
     return ({"marginal_weight": SCALE_HOLDING} if plain else {}) | options
 
 
-def check_objective(objective: ObjectiveConfig, belief: BeliefConfig, dim: int) -> Objective:
+def check_objective(
+    objective: ObjectiveConfig, belief: BeliefConfig, dim: int, **defaults: float
+) -> Objective:
     """Refuses an objective that is unknown, or does not fit the belief; else makes it.
 
     Arguments:
         dim: embedding dimension.
+        defaults: as `keywords` takes them.
 
     Raises:
         ConfigError: the first option found wrong.
@@ -81,12 +84,14 @@ def check_objective(objective: ObjectiveConfig, belief: BeliefConfig, dim: int) 
     if objective.name not in OBJECTIVES:
         raise ConfigError(f"objective={objective.name} must be one of {', '.join(OBJECTIVES)}")
     try:
-        made = make_objective(dim=dim, **keywords(objective, belief))
+        made = make_objective(dim=dim, **keywords(objective, belief, **defaults))
         made.require_belief(belief.name)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if objective.momentum is not None and made.target != "momentum":
         raise ConfigError(f"objective.momentum={objective.momentum} needs objective.target=momentum")
+    if objective.temperature is not None and not made.contrast:
+        raise ConfigError(f"objective.temperature={objective.temperature} needs objective.contrast above 0")
     if made.needs_density and belief.name == "point":
         raise ConfigError(
             f"belief=point has no density, which objective={made.name} needs; use belief=diagonal"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gje_world.beliefs import Belief
@@ -35,24 +36,26 @@ class ConditionalGJE(Objective):
     deterministic world it would otherwise reward ever finer prediction of what is predicted already: the
     slowest variable takes the gradient, with weight :math:`1/\sigma^2`, and its harmonics fill the embedding.
 
-    What a Gaussian marginal cannot see, the batch's own mixture of beliefs can: by the law of total
-    probability the marginal of the target is :math:`E_c[p(z_t \mid c)]`. With a share :math:`\alpha` of
-    `contrast`, and with :math:`\ell_c = \frac1D \log p(z_t \mid z_c)`, the loss is
+    A Gaussian marginal cannot see all: embeddings in a few tight heaps have a covariance like any other, and
+    a mixture is sure of the heaps whatever the context. So a share :math:`\alpha` of the loss, `contrast`,
+    may be to tell each target's context from all :math:`N` of the batch (`compare`). With
+    :math:`\ell_j = \frac1D \log p(z_t \mid z_{c_j})`, and :math:`c` its own,
 
     .. math:: (1 - \alpha) L - \alpha\, \tau_c\, E\Big[
-        \log \frac{\exp(\ell_c / \tau_c)}{\frac1N \sum_j \exp(\ell_{c_j} / \tau_c)}\Big],
+        \log \frac{\exp(\ell_c / \tau_c)}{\frac1N \sum_j \exp(\ell_j / \tau_c)}\Big],
 
     whose second part is, but for the factor :math:`\tau_c`, InfoNCE (van den Oord et al., 2018, eq. 4) with
-    the belief's own log-density per dimension over the `temperature` :math:`\tau_c` as critic: a bound on the
-    mutual information, which knows no scale. Pairs that are told from all others weigh :math:`1 - \alpha`,
-    those that are not weigh more. At :math:`\tau_c = 1/D` the critic is the log-density itself, as sharp as
-    it is over many dimensions: nearly all pairs are soon told apart, the bound is at its limit
-    :math:`\log N`, and little is left to learn from.
+    the log-density per dimension over the `temperature` :math:`\tau_c` as critic: a bound on the mutual
+    information whatever the critic. At :math:`\tau_c = 1/D` that is the log-density itself, as sharp as it is
+    over many dimensions: nearly all pairs are soon told apart, the bound is at its limit :math:`\log N`, and
+    little is left to learn from. At any other a belief that learnt from this would no longer be true: it is
+    for the embeddings to learn from, and beliefs learn by the likelihood alone, with the critic held
+    (`ViewPredictor.believe`), or again once the encoder rests (`VideoLearner`).
 
     Arguments:
         resolution: :math:`\tau`, in units of the embedding; 0 for the plain likelihood.
-        contrast: :math:`\alpha`, at least 0 and below 1; contexts are those along the last dimension of the
-            batch, on each rank its own.
+        contrast: :math:`\alpha`, at least 0 and below 1, for those who call `compare`; contexts are along the
+            last dimension of the batch, on each rank its own.
         temperature: :math:`\tau_c > 0`, of the contrast.
         beta: of the beta-NLL (Seitzer et al., 2022, eq. 5), which weighs each dimension's loss with its
             variance to this power, held fixed; 0 for the likelihood, 1 for the gradients of a squared error
@@ -99,14 +102,14 @@ class ConditionalGJE(Objective):
             return moment_error(belief, z_target)
         if self.beta:
             return beta_nll(belief, z_target, self.beta, self.resolution)
-        if not self.contrast:
-            return negative_log_likelihood(belief, z_target, self.resolution)
-        each = belief.pairwise_log_prob(z_target, self.resolution) / z_target.shape[-1]
-        own = each.diagonal(dim1=-2, dim2=-1)  # of [..., N, N], targets by contexts
-        return self.contrast * log_mean(each, self.temperature) - own
+        return negative_log_likelihood(belief, z_target, self.resolution)
 
-    def marginal(self, z: Tensor) -> Tensor:
-        return (1 - self.contrast) * super().marginal(z)
+    def compare(self, critic: Belief, z_target: Tensor) -> Tensor:
+        target = z_target if self.target == "online" else z_target.detach()
+        with torch.autocast(target.device.type, enabled=False):
+            each = critic.pairwise_log_prob(target.float(), self.resolution) / target.shape[-1]
+            own = each.diagonal(dim1=-2, dim2=-1)  # of [..., N, N], targets by contexts
+            return log_mean(each, self.temperature) - own
 
 
 def log_mean(values: Tensor, temperature: float) -> Tensor:

@@ -37,6 +37,7 @@ class Objective(nn.Module):
     needs_density: ClassVar[bool] = True  # whether the belief must have one
     beliefs: tuple[str, ...] = ()  # the only ones that fit; empty: any
     resolution: float = 0.0  # of its likelihood, where it has one
+    contrast: float = 0.0  # share of the loss that `compare` is to have, where it has that
 
     def __init__(
         self,
@@ -90,6 +91,11 @@ class Objective(nn.Module):
         target = z_target if self.target == "online" else z_target.detach()
         with torch.autocast(target.device.type, enabled=False):
             return self.loss(belief, target.float())
+
+    def compare(self, critic: Belief, z_target: Tensor) -> Tensor:
+        """Loss `[..., N]` of telling which context each of `z_target [..., N, D]` came after, in nats per
+        dimension, by the densities that beliefs `critic [..., N]` of all contexts give it."""
+        raise NotImplementedError
 
     def marginal(self, z: Tensor) -> Tensor:
         """Weighted marginal term of all embeddings `z [..., D]` of the batch, a scalar."""

@@ -116,14 +116,19 @@ class VideoLearner(Learner):
         z_target = z if self.target_encoder is None else self.embed_target(batch.frames)
         actions = batch.actions[:, model.frame_stack - 1 :]
         belief = model.believe_each(z[:, :-1], actions, time_first=True)
-        parts = {"loss/nll": objective.predict(belief, z_target[:, 1:].movedim(1, 0)).mean()}
+        later = z_target[:, 1:].movedim(1, 0)
+        parts = {"loss/nll": objective.predict(belief, later).mean()}
+        share = 0.0 if resting else objective.contrast
         weights = {
-            "loss/nll": 1.0,
+            "loss/nll": 1 - share,
+            "loss/contrast": share,
             "loss/views": c.views,
-            "loss/marginal": 1.0,
-            "loss/within_clip": 1.0,
+            "loss/marginal": 1 - share,
+            "loss/within_clip": 1 - share,
             "loss/open_loop": c.open_loop,
         }
+        if share:
+            parts["loss/contrast"] = objective.compare(belief, later).mean()
         if not resting:
             parts["loss/marginal"] = objective.marginal(z)
             if c.within_clip:

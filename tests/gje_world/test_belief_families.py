@@ -11,6 +11,7 @@ from torch import distributions as td
 
 from gje_world.beliefs import (
     HEADS,
+    Belief,
     CovarianceGaussian,
     DiagonalGaussian,
     Ensemble,
@@ -527,40 +528,62 @@ def test_a_mixture_finds_modes_in_many_dimensions_before_its_means_meet(seed):
     assert shares.min() > 0.15
 
 
+def of_all_pairs(belief, value, resolution=0.0, of=None):
+    """Log-densities of all pairs, by the belief's own way or the one that all beliefs have."""
+    torch.manual_seed(1)  # of the noise
+    return (of or type(belief)).pairwise_log_prob(belief, value, resolution=resolution)
+
+
 @pytest.mark.parametrize("resolution", [0.0, 0.3])
+@pytest.mark.parametrize("name, options", [*((name, {}) for name in IN_SPACE), ("mixture", {"rank": 3})])
+def test_densities_of_all_pairs_are_those_of_each_value_under_each_belief(name, options, resolution):
+    torch.manual_seed(0)
+    head, features = make_head(name, 12, D, **options), torch.randn(B, 12)
+    offset = 20 + torch.randn(B, D)  # far from 0, where products lose their digits
+    value = offset[:4] + 0.5
+    results = []
+    for of in (None, Belief):
+        found = of_all_pairs(head(features).translate(offset), value, resolution, of)
+        assert found.shape == (4, B)
+        gradients = torch.autograd.grad(found.square().mean(), list(head.parameters()), allow_unused=True)
+        results.append([found, *(g for g in gradients if g is not None)])
+    torch.testing.assert_close(*results, rtol=1e-3, atol=2e-3)
+
+
 @pytest.mark.parametrize("name", IN_SPACE)
-def test_pairwise_densities_are_those_of_each_value_under_each_belief(name, resolution):
+def test_densities_of_all_pairs_keep_batches_apart_and_their_precision_in_autocast(name):
     torch.manual_seed(0)
-    offset = 20 + torch.randn(2, B, D)  # far from 0, where squares lose their digits
-    belief, value = make_head(name, 12, D)(torch.randn(2, B, 12)).translate(offset), offset[:, :4] + 0.5
-    found = belief.pairwise_log_prob(value, resolution)
-    assert found.shape == (2, 4, B)
-    if resolution and name in ("mixture", "student_t", "ensemble"):
-        return  # their blurred density is an estimate from draws
-    for one in range(4):
-        expected = belief.learning_log_prob(value[:, one : one + 1].expand(2, B, D), resolution)
-        torch.testing.assert_close(found[:, one], expected, rtol=1e-4, atol=1e-3)
+    head, features, value = make_head(name, 12, D), torch.randn(3, B, 12), torch.randn(3, 4, D)
+    belief = head(features)
+    found = of_all_pairs(belief, value)
+    for one in range(3):
+        alone = of_all_pairs(head(features[one]), value[one])
+        torch.testing.assert_close(found[one], alone, rtol=1e-4, atol=1e-4)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(of_all_pairs(belief, value), found, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("rank", [0, 3])
-@pytest.mark.parametrize("resolution", [0.0, 0.3])
-def test_pairwise_densities_of_mixtures_and_their_gradients_are_those_one_by_one(rank, resolution):
+def test_densities_of_all_pairs_of_beliefs_that_share_what_spreads_them():
+    mean, value, std = torch.randn(6, D), torch.randn(4, D), torch.rand(D) + 0.5
+    weights = torch.tensor([0.2, 0.8]).log()
+    for belief in (
+        DiagonalGaussian(mean, std),
+        LowRankGaussian(mean, std, torch.randn(D, 2)),
+        PrecisionGaussian(mean, torch.eye(D)),
+        StudentT(mean, std, torch.tensor(5.0)),
+        Mixture(weights, DiagonalGaussian(torch.randn(6, 2, D), std)),
+    ):
+        torch.testing.assert_close(of_all_pairs(belief, value), of_all_pairs(belief, value, of=Belief))
+
+
+def test_densities_of_all_pairs_where_loadings_are_as_large_as_a_head_allows():
     torch.manual_seed(0)
-    head = make_head("mixture", 12, D, rank=rank)
-    features, value = torch.randn(2, B, 12), torch.randn(2, 4, D)
-    found, expected = [], []
-    for told, densities in ((True, found), (False, expected)):
-        torch.manual_seed(1)  # of the noise
-        belief = head(features)
-        if told:
-            density = belief.pairwise_log_prob(value, resolution)
-        else:
-            noisy = value + resolution * torch.randn_like(value)
-            components = belief.components.blur(resolution)
-            blurred = Mixture(belief.log_weights, components)
-            density = torch.stack([blurred.log_prob(noisy[:, one : one + 1]) for one in range(4)], 1)
-        densities += [density, *torch.autograd.grad(density.square().mean(), head.parameters())]
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+    dim, many = 128, 16
+    mean, direction = 20 + torch.randn(many, dim), torch.ones(many, dim, 2)
+    belief = LowRankGaussian(mean, torch.full_like(mean, math.exp(-2)), 8 * direction)
+    value = belief.sample()[:8]
+    found, expected = (of_all_pairs(belief, value, 0.35, of) / dim for of in (None, Belief))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_a_student_t_tells_spreads_that_are_not_linear_in_its_features():

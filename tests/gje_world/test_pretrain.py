@@ -25,6 +25,8 @@ import gje_world
 import gje_world.pretrain
 from gje_world.methods import METHODS, method_options
 from gje_world.methods.config import MethodConfig, check_bounds
+from gje_world.methods.gje import GJE
+from gje_world.networks import make_encoder
 from gje_world.options import ConfigError
 from gje_world.pretrain import PretrainConfig, check, epochs, length, main, run_path
 from gje_world.training.metrics import read_metrics
@@ -159,6 +161,12 @@ def test_a_killed_run_goes_on_bit_for_bit(pictures, tmp_path, no_probe_report):
         (["method=simclr", "method.prototypes=3"], "method=simclr has no option prototypes"),
         (["belief=point"], "belief=point has no density"),
         (["objective=gmje_mdn", "belief.name=diagonal"], "needs belief=mixture"),
+        (["objective.contrast=1"], "objective.contrast=1.0 must be at least 0 and below 1"),
+        (["objective.contrast=0", "objective.temperature=0.1"], "needs objective.contrast above 0"),
+        (
+            ["method=masked_gje", "encoder=vit_tiny", "augment=mae", "objective.contrast=0.5"],
+            "objective.contrast=0.5 needs method=gje; got method=masked_gje",
+        ),
         (["data=zip"], "data=zip needs data.path"),
         (["data=folder", "data.path=/nowhere"], "data.path=/nowhere does not exist"),
         (["data=cifar10", "data.path=/", "data.image_size=64"], "data.image_size=64 must be 32"),
@@ -192,6 +200,44 @@ def test_bad_input_is_refused_before_anything_starts(words, message, tmp_path):
 )
 def test_ablations_are_allowed(words):
     check(composed(*words))
+
+
+@pytest.mark.parametrize(
+    "words, contrast, resolution, weight",
+    [
+        ([], 0.8, 0.35, 1.0),
+        (["belief=ensemble"], 0.8, 0.35, 1.0),
+        (["objective.contrast=0"], 0.0, 0.0, 2.0),
+        (["belief=flow"], 0.0, 0.0, 2.0),
+        (["belief=full", "objective.contrast=0.5"], 0.5, 0.35, 1.0),
+        (["objective.beta=0.5"], 0.0, 0.0, 2.0),
+        (["objective=gje_joint"], 0.0, 0.0, 1.0),
+        (["method=masked_gje", "encoder=vit_tiny", "augment=mae"], 0.0, 0.0, 2.0),
+    ],
+)
+def test_beliefs_that_are_soon_compared_are_so_between_views(words, contrast, resolution, weight):
+    objective = check(composed(*words)).method.objective
+    assert (objective.contrast, objective.resolution, objective.marginal_weight) == (
+        contrast, resolution, weight,
+    )  # fmt: skip
+
+
+def test_a_contrast_teaches_the_embedding_and_leaves_the_telling_of_beliefs_to_the_likelihood():
+    views = [torch.randint(256, (2, 6, 3, 16, 16)).float()]
+    gradients = []
+    for contrast in (0.0, 0.75):
+        torch.manual_seed(0)
+        objective = {"name": "gje_conditional", "contrast": contrast, "resolution": 0.35}
+        method = GJE(make_encoder("conv", 3, 8, 16, width=4), updates=1, dim=5, objective=objective)
+        method(views)[0].backward()
+        told, rest = (
+            torch.cat([p.grad.flatten() for p in module.parameters()])
+            for module in (method.beliefs.head, method.encoder)
+        )
+        gradients.append((told, rest))
+    (told, rest), (told_beside, rest_beside) = gradients
+    torch.testing.assert_close(told_beside, 0.25 * told)
+    assert (rest_beside - 0.25 * rest).abs().max() > 1e-3 * rest.abs().max()
 
 
 def numbers_that_stand_in_bounds() -> list[str]:

@@ -216,16 +216,18 @@ def test_the_decoder_teaches_the_encoder_nothing():
     assert sum(map(len, groups)) == len(set().union(*groups)) == len(list(learner.parameters()))
 
 
-def test_a_contrast_holds_clips_against_one_another_and_not_moments_of_one():
+def test_a_contrast_holds_clips_against_one_another_and_not_moments_of_one_until_the_encoder_rests():
     whole = batch()
     alone = ClipBatch(whole.frames[:1], whole.actions[:1], whole.states[:1])
-
-    def nll(clips, contrast):
-        learner = learner_of(objective={"contrast": contrast}, views=0.0)
-        return learner(clips)[1]["loss/nll"]
-
-    assert nll(alone, 0.8) == pytest.approx(0.2 * nll(alone, 0.0))  # nothing to be told from
-    assert abs(nll(whole, 0.8) - 0.2 * nll(whole, 0.0)) > 1e-3
+    learner = learner_of(objective={"contrast": 0.8})
+    assert float(learner(alone)[1]["loss/contrast"]) == pytest.approx(0.0, abs=1e-6)
+    loss, parts = learner(whole)
+    assert abs(float(parts["loss/contrast"])) > 1e-3
+    shares = {"loss/nll": 0.2, "loss/marginal": 0.2, "loss/contrast": 0.8, "loss/views": 1.0}
+    told = sum(share * parts[name] for name, share in shares.items()) + parts["loss/decoder"]
+    torch.testing.assert_close(loss.detach(), told)
+    learner.begin(6)
+    assert "loss/contrast" not in learner(whole)[1]
 
 
 def learner_of(encoder=None, frozen=False, objective=None, **config) -> VideoLearner:
