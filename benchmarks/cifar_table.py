@@ -8,21 +8,22 @@ that `gje-pretrain` was given. At the end the verdict on the targets is printed,
     python benchmarks/cifar_table.py --data cifar10.zip --csv validation.csv --validation --methods gje \
         --with objective.contrast=0.5
 
-Fixed before any test image is measured (`cifar_verdict.py`):
+Fixed before any test image was measured, but for what the last point tells (`cifar_verdict.py`):
 
 - The calibration error that methods are compared by is `linear_ece`: of the plain linear probe on the
   encoder's embedding, without temperature, for all methods alike. For GJE `projection_marginalised_ece`
   stands beside it: of a probe over its projection, fitted and averaged over the belief. It decides no target.
 - The three sets out of distribution are noise, textures and digits. Held-out classes are no such set: their
   images were seen, unlabelled, in pretraining. Their columns say so.
-- The belief's score is `marginal`, minus the log-density of an image's projection, which beliefs are over. It
-  was chosen on validation images, over `joint`, to which the log-density of another view is added: that asks
-  whether the views of an image foretell one another, as they do of a plain strange image too. It is held
-  against Mahalanobis distance on the embedding of the same encoder, which is told the labels.
+- The belief's score is `joint`, minus the log-density of an image's projection and of another view's given
+  it: what the objective models, marginal and belief together. Surprise alone asks whether the views of an
+  image foretell one another, as they do of a plain strange image too. It is held against Mahalanobis distance
+  on the embedding of the same encoder, which is told the labels.
 - Baselines have the options of their papers, scaled to so short a run and so small an encoder where a comment
-  says so; none was tuned. Contrast, its temperature and resolution of GJE were, one seed of each choice, with
+  says so; none was tuned. Contrast, temperature and resolution of GJE were, on one seed of each choice, with
   `--validation`: on a tenth of the training images, which neither pretraining nor a probe has seen, in place
-  of the test images. All choices tried stand in `results/cifar10_validation.csv`.
+  of the test images. At a sharper temperature GJE had been measured on the test images before: linear 50.9 %
+  (commit cc661f3).
 """
 
 from __future__ import annotations
@@ -67,11 +68,13 @@ VIT = [
 PROJECTOR = "method.projector_hidden=512"
 # an average over some hundred updates: the papers' 0.996 is for a hundred times as many as a run here has
 MOMENTUM = "method.momentum=0.99"
+# the defaults between views, written out: a row is known by its words
+CONTRAST = ["objective.contrast=0.8", "objective.temperature=0.25", "objective.resolution=0.35"]
 GJE_METHODS = {
-    "gje": [PROJECTOR],
-    "gje, likelihood alone": [PROJECTOR, "objective.contrast=0"],
-    "gje, low rank": [PROJECTOR, "belief=low_rank"],
-    "gje, mixture": [PROJECTOR, "belief=mixture"],
+    "gje": [PROJECTOR, *CONTRAST],
+    "gje, low rank": [PROJECTOR, *CONTRAST, "belief=low_rank"],
+    "gje, mixture": [PROJECTOR, *CONTRAST, "belief=mixture"],
+    "gje, likelihood alone": [PROJECTOR, "objective.contrast=0", "objective.resolution=0"],
     "gje joint": [PROJECTOR, "objective=gje_joint", "objective.shrinkage=0.3"],
     "gmje": [PROJECTOR, "objective=gmje"],
     "gmje gng": [PROJECTOR, "objective=gmje_gng"],

@@ -51,11 +51,13 @@ class Mixture(Belief):
 
     @property
     def covariance_matrix(self) -> Tensor:
-        weights = self.log_weights.exp()[..., None, None]
-        spread = self.means - self.mean.unsqueeze(-2)
-        return (
-            weights * (self.components.covariance_matrix + spread.unsqueeze(-1) * spread.unsqueeze(-2))
-        ).sum(-3)
+        weights = self.log_weights.exp()
+        spread = weights.sqrt().unsqueeze(-1) * (self.means - self.mean.unsqueeze(-2))
+        total = spread.mT @ spread
+        for one in range(weights.shape[-1]):  # in turn: they are large
+            component = self.components.pick(torch.full_like(weights[..., 0], one, dtype=torch.long))
+            total = total + weights[..., one, None, None] * component.covariance_matrix
+        return total
 
     def log_prob(self, value: Tensor) -> Tensor:
         return torch.logsumexp(self.log_weights + self.components.log_prob(value.unsqueeze(-2)), -1)
