@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from gje_world.beliefs import Belief
@@ -16,6 +17,7 @@ from gje_world.objectives.objective import (
     require,
     require_one_of,
 )
+from gje_world.objectives.statistics import distributed, gather
 
 FITS = ("likelihood", "moments")
 
@@ -55,7 +57,7 @@ class ConditionalGJE(Objective):
     Arguments:
         resolution: :math:`\tau`, in units of the embedding; 0 for the plain likelihood.
         contrast: :math:`\alpha`, at least 0 and below 1, for those who call `compare`; contexts are along the
-            last dimension of the batch, on each rank its own.
+            last dimension of the batch, on all ranks.
         temperature: :math:`\tau_c > 0`, of the contrast.
         beta: of the beta-NLL (Seitzer et al., 2022, eq. 5), which weighs each dimension's loss with its
             variance to this power, held fixed; 0 for the likelihood, 1 for the gradients of a squared error
@@ -106,15 +108,15 @@ class ConditionalGJE(Objective):
 
     def compare(self, critic: Belief, z_target: Tensor) -> Tensor:
         target = z_target if self.target == "online" else z_target.detach()
+        count, dim = target.shape[-2:]
+        first = count * dist.get_rank() if distributed() else 0
         with torch.autocast(target.device.type, enabled=False):
-            each = critic.pairwise_log_prob(target.float(), self.resolution) / target.shape[-1]
-            own = each.diagonal(dim1=-2, dim2=-1)  # of [..., N, N], targets by contexts
-            return log_mean(each, self.temperature) - own
-
-
-def log_mean(values: Tensor, temperature: float) -> Tensor:
-    """Logarithm of the mean of `exp(values / temperature)`, `[..., N]` to `[...]`, times the temperature."""
-    return temperature * ((values / temperature).logsumexp(-1) - math.log(values.shape[-1]))
+            everyone = gather(target.float().movedim(-2, 0)).movedim(0, -2)  # [..., R * N, D], of all ranks
+            each = critic.pairwise_log_prob(everyone, self.resolution) / (dim * self.temperature)
+            total = gather(each.logsumexp(-1).unsqueeze(0)).logsumexp(0)  # under the contexts of all ranks
+            own = each.narrow(-2, first, count).diagonal(dim1=-2, dim2=-1)
+            mean = total.narrow(-1, first, count) - math.log(total.shape[-1])
+            return self.temperature * (mean - own)
 
 
 def beta_nll(belief: Belief, z_target: Tensor, beta: float, resolution: float = 0.0) -> Tensor:

@@ -18,6 +18,7 @@ CASES = {
     "gaussian_kl": ("gje_conditional", {"marginal": "gaussian_kl"}),
     "sigreg": ("gje_conditional", {"marginal": "sigreg"}),
     "variance_covariance": ("gje_conditional", {"marginal": "variance_covariance"}),
+    "contrast": ("gje_conditional", {"contrast": 0.8, "resolution": 0.3}),
     "primal": ("gje_joint", {"form": "primal"}),
     "conditional": ("gje_joint", {"form": "conditional"}),
     "scale_free": ("gje_joint", {"form": "scale_free"}),
@@ -41,7 +42,10 @@ class Learner(nn.Module):
 
     def forward(self, context, target):
         z_context, z_target = self.encoder(context), self.encoder(target)
-        loss = self.objective.predict(self.head(z_context), z_target).mean()
+        belief = self.head(z_context)
+        loss = self.objective.predict(belief, z_target).mean()
+        if self.objective.contrast:
+            loss = loss + self.objective.compare(belief, z_target).mean()
         return loss + self.objective.marginal(torch.stack([z_context, z_target]))
 
 
