@@ -15,6 +15,7 @@ from gje_world.objectives.statistics import RIDGE, moments, own
 from gje_world.propagation import covariance, gaussian
 
 SEED = 2**31  # of where a rank lies between two draws
+DRAWS_AT_ONCE = 4  # held against all particles of a cloud
 
 
 class Foresight(NamedTuple):
@@ -69,7 +70,8 @@ def region_mass(belief: Belief, draws: Tensor, value: Tensor, generator: Generat
     """
     if not isinstance(belief, Pool):
         return belief.coverage(value)
-    return rank_pit(-belief.log_prob(draws), -belief.log_prob(value), generator)
+    each = torch.cat([belief.log_prob(few) for few in draws.split(DRAWS_AT_ONCE)])  # of all particles: large
+    return rank_pit(-each, -belief.log_prob(value), generator)
 
 
 @torch.no_grad()
