@@ -23,7 +23,7 @@ from gje_world.data.rendering import make_env
 from gje_world.data.views import AugmentConfig, Views
 from gje_world.evaluation.pretraining import evaluate_beliefs, evaluate_encoder
 from gje_world.methods import METHODS, Method, method_options, over_ranks
-from gje_world.methods.config import MethodConfig, build_method
+from gje_world.methods.config import MethodConfig, build_method, objective_of
 from gje_world.networks.config import EncoderConfig, build_encoder
 from gje_world.objectives.config import ObjectiveConfig
 from gje_world.options import ConfigError, given, group, option, plain_value, require_at_least, require_groups
@@ -212,6 +212,7 @@ def pretrain(config: PretrainConfig) -> int:
         training.announce(
             f"{len(data.train):,} images to learn from, {len(data.test):,} held out; "
             f"{sum(p.numel() for p in learner.method.encoder.parameters()):,} parameters of the encoder\n"
+            + taught(config)
             + length(config, len(data.train))
         )
         finished = training.train(stop)
@@ -220,6 +221,15 @@ def pretrain(config: PretrainConfig) -> int:
             probe = probe_report(path, data, config, fabric)
             print(f"report: {run.report}\nprobe: {probe}\nencoder: {path / 'encoder'}")
     return 0 if finished else stop.status
+
+
+def taught(config: PretrainConfig) -> str:
+    """What the method's objective is, with what stands for options left open: a line, where it has one."""
+    if "objective" not in method_options(config.method.name):
+        return ""
+    told = objective_of(config.method, config.objective, config.belief)
+    words = " ".join([told.pop("name"), *(f"{name}={value}" for name, value in told.items())])
+    return f"objective {words}, belief {config.belief.name}\n"
 
 
 def epochs(config: PretrainConfig, images: int) -> float:
@@ -271,7 +281,14 @@ def export(method: Method, config: PretrainConfig, data: Split, path: Path) -> N
     provenance = {
         "run": str(path),
         "method": {name: value for name, value in words["method"].items() if value is not None},
-        **({"objective": given(config.objective), "belief": given(config.belief)} if believes else {}),
+        **(
+            {
+                "objective": objective_of(config.method, config.objective, config.belief),
+                "belief": given(config.belief),
+            }
+            if believes
+            else {}
+        ),
         "augment": words["augment"],
         "data": source,
         "licence": data.licence,

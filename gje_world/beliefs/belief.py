@@ -11,6 +11,7 @@ from torch.types import _size
 
 EMPTY = torch.Size()
 SAMPLES = 199  # of Monte Carlo estimates: ranks among them fall on every multiple of half a percent
+AT_ONCE = 25  # of them: where densities are networks, memory grows with each
 
 
 class Belief(Distribution):
@@ -43,7 +44,12 @@ class Belief(Distribution):
 
     def entropy(self) -> Tensor:
         """Differential entropy `[...]` in nats; a Monte Carlo estimate where no closed form is known."""
-        return -self.log_prob(self.rsample((SAMPLES,))).mean(0)
+        return -self._densities_of_draws().mean(0)
+
+    def _densities_of_draws(self) -> Tensor:
+        """Log-densities `[SAMPLES, ...]` of draws of its own."""
+        counts = [min(AT_ONCE, SAMPLES - done) for done in range(0, SAMPLES, AT_ONCE)]
+        return torch.cat([self.log_prob(self.rsample((count,))) for count in counts])
 
     def translate(self, offset: Tensor) -> Belief:
         """The same belief moved by `offset`, of its own shape `[*batch, D]`."""
@@ -58,7 +64,7 @@ class Belief(Distribution):
         of `value` among those of `SAMPLES` draws.
         """
         density = self.log_prob(value)
-        drawn = self.log_prob(self.sample((SAMPLES,)))
+        drawn = self._densities_of_draws()
         drawn = drawn.reshape(SAMPLES, *(1,) * (density.ndim - drawn.ndim + 1), *drawn.shape[1:])
         return ((drawn > density).sum(0) + 0.5) / (SAMPLES + 1)
 

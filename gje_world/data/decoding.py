@@ -68,7 +68,10 @@ def decode(content: bytes, size: int) -> Tensor:
         with Image.open(io.BytesIO(content)) as opened:
             image = opened.convert("RGB")
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(str(error) or type(error).__name__) from error
+        unknown = isinstance(error, UnidentifiedImageError)  # whose words are an address in memory
+        raise ValueError(
+            "no known image format" if unknown else str(error) or type(error).__name__
+        ) from error
     if image.size != (size, size):
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from gje_world.beliefs.config import BeliefConfig, check_belief
 from gje_world.methods import METHODS, Method, make_method, method_options
@@ -64,7 +65,9 @@ def build_method(
     check_bounds(config)
     options = given(config)
     takes = method_options(config.name)
-    if "objective" in takes:
+    if "objective" not in takes:
+        require_defaults(config, objective, belief)
+    else:
         defaults = objective_defaults(config, objective, belief)
         made = check_objective(objective, belief, config.dim or ANY_DIM, **defaults)
         if made.contrast and config.name != "gje":
@@ -72,11 +75,35 @@ def build_method(
                 f"objective.contrast={made.contrast} needs method=gje; got method={config.name}"
             )
         check_belief(belief, config.dim or ANY_DIM, directions=True)
-        options |= {"objective": keywords(objective, belief, **defaults), "belief": given(belief)}
+        told = objective_of(config, objective, belief)
+        options |= {"objective": told, "belief": given(belief)}
     try:
         return make_method(options.pop("name"), encoder, updates, chunk=chunk, **options)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def require_defaults(config: MethodConfig, objective: ObjectiveConfig, belief: BeliefConfig) -> None:
+    """Refuses what is said of objective or belief where a method has neither.
+
+    Raises:
+        ConfigError: the first such option.
+    """
+    for group, asked, usual in (
+        ("objective", objective, ObjectiveConfig()),
+        ("belief", belief, BeliefConfig()),
+    ):
+        for name, value in given(asked).items():
+            if value != getattr(usual, name):
+                option = group if name == "name" else f"{group}.{name}"
+                raise ConfigError(
+                    f"{option}={value} needs method=gje or masked_gje; got method={config.name}"
+                )
+
+
+def objective_of(config: MethodConfig, objective: ObjectiveConfig, belief: BeliefConfig) -> dict[str, Any]:
+    """Name and options of a method's objective, with what stands for those left open."""
+    return keywords(objective, belief, **objective_defaults(config, objective, belief))
 
 
 def objective_defaults(

@@ -31,8 +31,8 @@ class ObjectiveConfig:
     )
     contrast: float | None = option(
         None,
-        "of gje_conditional: share of the loss that tells each context from the batch's others; null: 0.8 "
-        "between views with beliefs that are soon compared, else 0",
+        "of gje_conditional: share of the loss that tells each context from the batch's others; null: 0, but "
+        "0.8 between views with diagonal, low_rank, mixture and student_t beliefs",
     )
     temperature: float | None = option(None, "of gje_conditional: of its contrast; null: 0.25")
     beta: float | None = option(None, "of gje_conditional: power of the variance that weighs its likelihood")

@@ -161,6 +161,11 @@ def test_a_killed_run_goes_on_bit_for_bit(pictures, tmp_path, no_probe_report):
         (["method=simclr", "method.prototypes=3"], "method=simclr has no option prototypes"),
         (["belief=point"], "belief=point has no density"),
         (["objective=gmje_mdn", "belief.name=diagonal"], "needs belief=mixture"),
+        (
+            ["method=simclr", "objective.contrast=0.5"],
+            "objective.contrast=0.5 needs method=gje or masked_gje",
+        ),
+        (["method=simclr", "belief=mixture"], "belief=mixture needs method=gje or masked_gje"),
         (["objective.contrast=1"], "objective.contrast=1.0 must be at least 0 and below 1"),
         (["objective.contrast=0", "objective.temperature=0.1"], "needs objective.contrast above 0"),
         (
