@@ -1,10 +1,10 @@
 """What a video model knows of DM Control under a random policy, actions given: probes, calibration, surprise.
 
 Episodes are recorded first, into `--recordings`, where they are kept; then a model of each task and seed is
-trained by `gje-video` and measured on held-out episodes. A row of the table is one model: a perceptron on
-three embeddings of 128 numbers, whose belief is a mixture of five low-rank Gaussians, learnt without noisy
-views in large batches of short windows, held against one another. Episodes are short, so that many begin,
-each elsewhere.
+trained by `gje-video` and measured on held-out episodes. A row of the table is one model: keypoints embedded
+in 48 numbers, and a perceptron on three such embeddings whose belief is a mixture of five low-rank Gaussians,
+learnt without noisy views in large batches of short windows, held against one another. Episodes are short, so
+that many begin, each elsewhere.
 
 Cartpole is the task of balancing, at half the agent's action repeat: under a random policy a pole that swings
 up often leaves the picture with its cart, and what cannot be seen cannot be read; here it hardly ever does.
@@ -53,7 +53,7 @@ def configured(task: str, seed: int, updates: int, threads: int | None, folder: 
         seed=seed,
         run_dir=str(folder / f"{task}-seed{seed}"),
         data=DataConfig(source="clips", path=str(folder / task)),
-        encoder=EncoderConfig(dim=128, width=32),
+        encoder=EncoderConfig("keypoints", dim=48, width=32),
         predictor=PredictorConfig("mlp", history=3, hidden=256, layers=2),
         belief=BeliefConfig("mixture", components=5, rank=4),
         objective=ObjectiveConfig(contrast=0.8),

@@ -8,6 +8,7 @@ from typing import Any
 from gje_world.networks.adapted import AdaptedEncoder
 from gje_world.networks.conv import ConvEncoder
 from gje_world.networks.encoder import Encoder
+from gje_world.networks.keypoints import KeypointEncoder
 from gje_world.networks.mlp import EnsembleMLP, NormedLinear, mlp, simplicial
 from gje_world.networks.resnet import ResNet18Encoder, ResNet50Encoder
 from gje_world.networks.timm import TimmEncoder
@@ -17,6 +18,7 @@ ENCODERS: dict[str, type[Encoder]] = {
     encoder.name: encoder
     for encoder in (
         ConvEncoder,
+        KeypointEncoder,
         ResNet18Encoder,
         ResNet50Encoder,
         ViTTinyEncoder,
@@ -53,6 +55,7 @@ __all__ = [
     "ConvEncoder",
     "Encoder",
     "EnsembleMLP",
+    "KeypointEncoder",
     "NormedLinear",
     "ResNet18Encoder",
     "ResNet50Encoder",

@@ -14,7 +14,7 @@ class EncoderConfig:
 
     name: str = option("conv", "set by the group: encoder=conv")
     dim: int | None = option(128, "embedding dimension D; null: as many as the network has features")
-    width: int | None = option(None, "of conv and resnets: channels of the first convolutions")
+    width: int | None = option(None, "of conv, keypoints and resnets: channels of the first convolutions")
     patch: int | None = option(None, "of ViTs: pixels of a patch's side; null: an eighth of the image's")
     depth: int | None = option(None, "of ViTs: layers")
     model: str | None = option(None, "of timm: name of the model")

@@ -24,7 +24,7 @@ class EncoderConfig:
 
     name: str = option("conv", f"{', '.join(ENCODERS)}")
     dim: int = option(16, "embedding dimension D; of a loaded encoder, its own")
-    width: int = option(16, "of conv: channels of its first convolutions")
+    width: int = option(16, "of conv and keypoints: channels of their first convolutions")
     path: str | None = option(None, "folder of a pretrained encoder to begin with, or stay with")
     frozen: bool = option(False, "leave the pretrained encoder as it is")
 

@@ -81,7 +81,7 @@ def make_learner(config: VideoConfig, clips: Clips) -> VideoLearner:
     belief = given(config.belief)
     try:
         if c.path is None:
-            options = {"width": c.width} if c.name == "conv" else {}
+            options = {"width": c.width} if c.name in ("conv", "keypoints") else {}
             encoder = make_encoder(c.name, stack * channels, c.dim, side, **options)
         else:
             encoder = load_encoder(c.path)

@@ -18,7 +18,13 @@ from gje_world.predictor import ViewPredictor
 from gje_world.pretrained import Pretrained, load_encoder, load_pretrained
 
 OWN = sorted(ENCODERS.keys() - {"timm"})
-SMALL = {"conv": {"width": 8}, "resnet18": {"width": 8}, "resnet50": {"width": 8}, "vit_tiny": {"depth": 2}}
+SMALL = {
+    "conv": {"width": 8},
+    "resnet18": {"width": 8},
+    "resnet50": {"width": 8},
+    "keypoints": {"width": 8},
+    "vit_tiny": {"depth": 2},
+}
 
 
 def small(name: str, dim: int | None = 12, size: int = 32) -> Encoder:
@@ -54,6 +60,16 @@ def test_the_embedding_does_not_depend_on_brightness_and_contrast_that_all_image
     dim_one.centre_on(obs)
     bright.centre_on(obs * 2 + 40)
     torch.testing.assert_close(bright(obs * 2 + 40), dim_one(obs), rtol=1e-3, atol=1e-4)
+
+
+def test_a_map_that_is_high_in_one_place_is_told_as_that_place():
+    encoder = make_encoder("keypoints", 3, None, 32, width=2)
+    logits = torch.zeros(1, 2, 8, 8)
+    logits[0, 0, 0, 7] = 100.0  # the upper right corner
+    logits[0, 1, :, :] = 5.0  # nowhere more than elsewhere: the middle
+    encoder.maps = torch.nn.Sequential()
+    expected = torch.tensor([[1.0, -1.0, 0.0, 0.0]])
+    torch.testing.assert_close(encoder.features(logits), expected, rtol=0, atol=1e-6)
 
 
 def test_a_small_image_keeps_its_size_in_the_stem_of_a_resnet():
