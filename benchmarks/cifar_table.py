@@ -8,7 +8,7 @@ that `gje-pretrain` was given. At the end the verdict on the targets is printed,
     python benchmarks/cifar_table.py --data cifar10.zip --csv validation.csv --validation --methods gje \
         --with objective.contrast=0.5
 
-Fixed before any test image was measured, but for what the last point tells (`cifar_verdict.py`):
+What is measured, and how it was chosen (`cifar_verdict.py`):
 
 - The calibration error that methods are compared by is `linear_ece`: of the plain linear probe on the
   encoder's embedding, without temperature, for all methods alike. For GJE `projection_marginalised_ece`
@@ -22,8 +22,8 @@ Fixed before any test image was measured, but for what the last point tells (`ci
 - Baselines have the options of their papers, scaled to so short a run and so small an encoder where a comment
   says so; none was tuned. Contrast, temperature and resolution of GJE were, on one seed of each choice, with
   `--validation`: on a tenth of the training images, which neither pretraining nor a probe has seen, in place
-  of the test images. At a sharper temperature GJE had been measured on the test images before: linear 50.9 %
-  (commit cc661f3).
+  of the test images. An earlier GJE had been measured on the test images before (commit cc661f3: linear
+  50.9 %): at a sharper temperature, and with beliefs that learnt from the contrast too, so untrue ones.
 """
 
 from __future__ import annotations

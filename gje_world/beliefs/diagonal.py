@@ -56,7 +56,10 @@ class DiagonalGaussian(Gaussian):
     def pick(self, index: Tensor) -> DiagonalGaussian:
         """Of a batch `[..., K]` of beliefs the one at `index [...]` of each row."""
         index = index[..., None, None].expand(*index.shape, 1, self.dim)
-        mean, std = (part.expand(*index.shape[:-2], *part.shape[-2:]) for part in (self.mean, self.std))
+        mean, std = (
+            part.expand(*index.shape[:-2], *part.shape[-2:])
+            for part in (self.mean, self.std.expand_as(self.mean))
+        )
         return DiagonalGaussian(mean.gather(-2, index).squeeze(-2), std.gather(-2, index).squeeze(-2))
 
     def flatten(self) -> DiagonalGaussian:

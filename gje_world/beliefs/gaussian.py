@@ -52,14 +52,15 @@ def each_times(value: Tensor, mean: Tensor, matrix: Tensor) -> Tensor:
 def squared_distances(value: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     """Of each `value [..., M, D]` from each `mean [..., N, D]`, in units of its `variance`: `[..., M, N]`.
 
-    By products of matrices, which hold no `[..., M, N, D]`.
+    By products of matrices, which hold no `[..., M, N, D]`. Where means lie many deviations apart, fewer
+    digits are right than of each difference alone: in float32 at 150 an error of 0.01 per dimension.
     """
     centre = mean.detach().mean(-2, keepdim=True)  # far from 0, squares would lose their digits
     value, mean = value.to(mean.dtype) - centre, mean - centre
     precision = variance.reciprocal().expand_as(mean)
     with torch.autocast(mean.device.type, enabled=False):
         crossed = value.square() @ precision.mT - 2 * value @ (mean * precision).mT
-        return crossed + (mean.square() * precision).sum(-1).unsqueeze(-2)
+        return (crossed + (mean.square() * precision).sum(-1).unsqueeze(-2)).clamp(min=0)
 
 
 def lifted(matrix: Tensor, ridge: float) -> Tensor:

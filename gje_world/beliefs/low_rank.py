@@ -167,7 +167,7 @@ class LowRankGaussian(Gaussian):
         rows = index.expand(*lead, 1, self.dim)
         mean, std = (
             part.expand(*lead, *part.shape[-2:]).gather(-2, rows).squeeze(-2)
-            for part in (self.mean, self.std)
+            for part in (self.mean, self.std.expand_as(self.mean))
         )
         factor = self.factor.expand(*lead, *self.factor.shape[-3:])
         blocks = index.unsqueeze(-1).expand(*lead, 1, *self.factor.shape[-2:])

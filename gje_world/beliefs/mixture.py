@@ -51,9 +51,9 @@ class Mixture(Belief):
 
     @property
     def covariance_matrix(self) -> Tensor:
-        weights = self.log_weights.exp()
-        spread = weights.sqrt().unsqueeze(-1) * (self.means - self.mean.unsqueeze(-2))
-        total = spread.mT @ spread
+        weights = self.log_weights.expand(self.components.batch_shape).exp()
+        spread = self.means - self.mean.unsqueeze(-2)
+        total = (weights.unsqueeze(-1) * spread).mT @ spread
         for one in range(weights.shape[-1]):  # in turn: they are large
             component = self.components.pick(torch.full_like(weights[..., 0], one, dtype=torch.long))
             total = total + weights[..., one, None, None] * component.covariance_matrix

@@ -91,7 +91,6 @@ class StudentT(Belief):
         if resolution:
             blurred, value = self._blurred(resolution), value + resolution * torch.randn_like(value)
         distance = squared_distances(value, blurred.mean, blurred.scale.square())
-        distance = distance.clamp(min=0)  # rounding may have taken it below
         normaliser, df = (
             one.expand(self.batch_shape).unsqueeze(-2) for one in (blurred._log_normaliser(), blurred.df)
         )

@@ -18,14 +18,14 @@ class KeypointEncoder(Features):
 
     .. math:: (x_k, y_k) = \sum_{ij} \frac{\exp m_k(i, j)}{\sum_{i'j'} \exp m_k(i', j')}\, (j, i)
 
-    (Finn et al., 2016, eq. 2), in units in which the image reaches from -1 to 1. What moves is then told by
-    its place, and a linear map of features that are places, as the embedding is, keeps them linear. What
-    differs elsewhere than in place, such as colour, is hardly told.
+    (Finn et al., 2016, eq. 2), in units in which the outermost cells of a map are at -1 and 1. What moves is
+    then told by its place, and a linear map of features that are places, as the embedding is, keeps them
+    linear. What differs elsewhere than in place, such as colour, is hardly told.
 
     Arguments:
         channels: input channels `C` (stacked frames included).
         dim: embedding dimension `D`; None for the places themselves, two for each map.
-        image_size: height and width, a multiple of 4.
+        image_size: height and width, a multiple of 4 and at least 8.
         width: number of maps, and channels of the convolutions but for the first, on the largest maps and so
             the dearest, which has half as many.
     """
@@ -36,8 +36,9 @@ class KeypointEncoder(Features):
 
     def __init__(self, channels: int, dim: int | None = None, image_size: int = 64, width: int = 32):
         super().__init__(channels, dim, image_size, 2 * width)
-        if image_size < 2**STRIDES or image_size % 2**STRIDES:
-            raise ValueError(f"image_size must be a positive multiple of {2**STRIDES}, got {image_size}")
+        if image_size < 2 * 2**STRIDES or image_size % 2**STRIDES:
+            least, unit = 2 * 2**STRIDES, 2**STRIDES
+            raise ValueError(f"image_size must be a multiple of {unit}, at least {least}, got {image_size}")
         self.width = width
         layers: list[nn.Module] = []
         widths = (channels, max(1, width // 2), width, width)

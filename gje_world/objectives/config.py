@@ -27,7 +27,7 @@ class ObjectiveConfig:
     momentum: float | None = option(None, "decay of the moving average of target=momentum; null: 0.99")
     resolution: float | None = option(
         None,
-        f"finest error that counts, in embedding units; null: {RESOLUTION}; between views without contrast 0",
+        f"finest error that counts, in embedding units; null: {RESOLUTION}; without contrast 0 for images",
     )
     contrast: float | None = option(
         None,

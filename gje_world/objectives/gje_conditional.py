@@ -52,7 +52,8 @@ class ConditionalGJE(Objective):
     over many dimensions: nearly all pairs are soon told apart, the bound is at its limit :math:`\log N`, and
     little is left to learn from. At any other a belief that learnt from this would no longer be true: it is
     for the embeddings to learn from, and beliefs learn by the likelihood alone, with the critic held
-    (`ViewPredictor.believe`), or again once the encoder rests (`VideoLearner`).
+    (`ViewPredictor.believe`), or again once the encoder rests (`VideoLearner`). Beliefs that are blurred by
+    draws of noise (mixture, student_t) have draws of their own on each rank.
 
     Arguments:
         resolution: :math:`\tau`, in units of the embedding; 0 for the plain likelihood.

@@ -96,7 +96,13 @@ def check(config: VideoConfig) -> None:
         )
     path = config.encoder.path
     dim = config.encoder.dim if path is None else load_encoder(path).dim
-    check_world_objective(config.objective, config.belief, dim)
+    objective = check_world_objective(config.objective, config.belief, dim)
+    if objective.contrast and (config.encoder.frozen or not config.learning.settle):
+        why = "encoder.frozen=true" if config.encoder.frozen else "learning.settle=0"
+        raise ConfigError(
+            f"objective.contrast={objective.contrast} must be 0 with {why}: it is for an encoder that "
+            "learns, and then rests"
+        )
     check_belief(config.belief, dim)
     if config.belief.name == "point":
         raise ConfigError("belief=point has no density, by which futures are scored; use belief=diagonal")

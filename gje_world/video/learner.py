@@ -125,7 +125,7 @@ class VideoLearner(Learner):
             "loss/views": c.views,
             "loss/marginal": 1 - share,
             "loss/within_clip": 1 - share,
-            "loss/open_loop": c.open_loop,
+            "loss/open_loop": (1 - share) * c.open_loop,
         }
         if share:
             parts["loss/contrast"] = objective.compare(belief, later).mean()

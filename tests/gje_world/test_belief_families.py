@@ -574,6 +574,14 @@ def test_densities_of_all_pairs_of_beliefs_that_share_what_spreads_them():
         Mixture(weights, DiagonalGaussian(torch.randn(6, 2, D), std)),
     ):
         torch.testing.assert_close(of_all_pairs(belief, value), of_all_pairs(belief, value, of=Belief))
+    assert belief.covariance_matrix.shape == (6, D, D)
+
+
+def test_the_covariance_of_a_mixture_has_a_gradient_where_a_component_has_no_weight():
+    logits = torch.tensor([0.0, -200.0], requires_grad=True)
+    mixture = Mixture(logits.log_softmax(-1), DiagonalGaussian(torch.randn(2, D), torch.ones(2, D)))
+    mixture.covariance_matrix.sum().backward()
+    assert torch.isfinite(logits.grad).all()
 
 
 def test_densities_of_all_pairs_where_loadings_are_as_large_as_a_head_allows():

@@ -227,17 +227,20 @@ def test_beliefs_that_are_soon_compared_are_so_between_views(words, contrast, re
     )  # fmt: skip
 
 
-def test_a_contrast_teaches_the_embedding_and_leaves_the_telling_of_beliefs_to_the_likelihood():
+@pytest.mark.parametrize("belief", ["diagonal", "low_rank", "ensemble"])
+def test_a_contrast_teaches_the_embedding_and_leaves_the_telling_of_beliefs_to_the_likelihood(belief):
     views = [torch.randint(256, (2, 6, 3, 16, 16)).float()]
     gradients = []
     for contrast in (0.0, 0.75):
         torch.manual_seed(0)
         objective = {"name": "gje_conditional", "contrast": contrast, "resolution": 0.35}
-        method = GJE(make_encoder("conv", 3, 8, 16, width=4), updates=1, dim=5, objective=objective)
+        encoder = make_encoder("conv", 3, 8, 16, width=4)
+        method = GJE(encoder, updates=1, dim=5, objective=objective, belief={"name": belief})
         method(views)[0].backward()
+        beliefs = method.beliefs
         told, rest = (
-            torch.cat([p.grad.flatten() for p in module.parameters()])
-            for module in (method.beliefs.head, method.encoder)
+            torch.cat([p.grad.flatten() for module in modules for p in module.parameters()])
+            for modules in ((beliefs.trunk, beliefs.head), (method.encoder,))
         )
         gradients.append((told, rest))
     (told, rest), (told_beside, rest_beside) = gradients

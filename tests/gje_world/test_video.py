@@ -364,6 +364,12 @@ def test_a_belief_without_density_is_refused_though_it_can_be_learnt():
         check(config)
 
 
+def test_a_contrast_is_refused_where_the_encoder_never_rests():
+    config = VideoConfig(objective=ObjectiveConfig(contrast=0.8), learning=LearningConfig(settle=0.0))
+    with pytest.raises(ConfigError, match=r"objective.contrast=0.8 must be 0 with learning.settle=0"):
+        check(config)
+
+
 def test_a_batch_that_ranks_cannot_share_is_refused():
     config = VideoConfig(learning=LearningConfig(batch_size=8))
     check_share(config, 4)
