@@ -30,9 +30,7 @@ class ObjectiveConfig:
         f"finest error that counts, in embedding units; null: {RESOLUTION}; without contrast 0 for images",
     )
     contrast: float | None = option(
-        None,
-        "of gje_conditional: share of the loss that tells each context from the batch's others; null: 0, but "
-        "0.8 between views with diagonal, low_rank, mixture and student_t beliefs",
+        None, "share of telling contexts apart; null: 0, or 0.8 between views (docs/objectives.md)"
     )
     temperature: float | None = option(None, "of gje_conditional: of its contrast; null: 0.25")
     beta: float | None = option(None, "of gje_conditional: power of the variance that weighs its likelihood")
