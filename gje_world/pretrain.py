@@ -96,7 +96,7 @@ class PretrainConfig:
     seed: int = option(1, "of everything random in the run")
     run_dir: str | None = option(
         None,
-        "where all is written; null: a folder in runs/pretrain named by data, method, encoder and seed",
+        "where all is written; null: a folder in runs/pretrain named by what runs",
     )
     batch_size: int = option(
         256, "images of a batch, over all devices; an update takes engine.accumulate batches"
