@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gje_world.beliefs.gaussian import LOG_2PI, Gaussian, cholesky, each_times, in_full_precision, times
+from gje_world.beliefs.gaussian import Gaussian, cholesky, in_full_precision, times
 from gje_world.beliefs.head import LARGEST_DIM, LOG_STD_BOUNDS, BoundedScale, linear, require_dim
 
 
@@ -60,13 +60,6 @@ class PrecisionGaussian(Gaussian):
 
     def colour(self, noise: Tensor) -> Tensor:
         return solve(noise, self.precision_tril.mT, upper=True)
-
-    @in_full_precision
-    def pairwise_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
-        blurred = self.blur(resolution) if resolution else self
-        distances = each_times(value, self.mean, blurred.precision_tril).square().sum(-1)
-        own = blurred.half_log_det + 0.5 * resolution**2 * blurred.precision_trace
-        return -0.5 * (distances + self.dim * LOG_2PI) - own.expand(self.batch_shape).unsqueeze(-2)
 
     @in_full_precision
     def blur(self, resolution: float) -> PrecisionGaussian:

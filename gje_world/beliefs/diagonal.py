@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from gje_world.beliefs.gaussian import LOG_2PI, Gaussian, squared_distances
+from gje_world.beliefs.gaussian import LOG_2PI, Gaussian, in_full_precision, squared_distances
 from gje_world.beliefs.head import LOG_STD_BOUNDS, BoundedScale, linear
 
 SCALE_FEATURES = 32  # that the standard deviations of a large embedding are made of
@@ -75,6 +75,7 @@ class DiagonalGaussian(Gaussian):
         surprise = ((value - self.mean).square() + noise) / variance + variance.log()
         return -0.5 * (surprise.sum(-1) + self.dim * LOG_2PI)
 
+    @in_full_precision
     def pairwise_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
         variance = self.variance + resolution**2
         own = (resolution**2 / variance + variance.log()).sum(-1) + self.dim * LOG_2PI

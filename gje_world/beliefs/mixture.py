@@ -10,6 +10,7 @@ from torch.types import _size
 from gje_world.beliefs.belief import EMPTY, SAMPLES, Belief
 from gje_world.beliefs.dense import PrecisionGaussian
 from gje_world.beliefs.diagonal import DiagonalGaussian
+from gje_world.beliefs.gaussian import in_full_precision
 from gje_world.beliefs.head import LOG_STD_BOUNDS, BoundedScale, linear
 from gje_world.beliefs.low_rank import LowRankGaussian, bounded_loadings
 
@@ -50,6 +51,7 @@ class Mixture(Belief):
         return (weights * (self.components.variance + spread)).sum(-2)
 
     @property
+    @in_full_precision
     def covariance_matrix(self) -> Tensor:
         weights = self.log_weights.expand(self.components.batch_shape).exp()
         spread = self.means - self.mean.unsqueeze(-2)

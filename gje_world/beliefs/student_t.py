@@ -11,7 +11,7 @@ from torch.types import _size
 
 from gje_world.beliefs.belief import EMPTY, Belief
 from gje_world.beliefs.gamma import digamma_difference, log_gamma_ratio
-from gje_world.beliefs.gaussian import squared_distances
+from gje_world.beliefs.gaussian import in_full_precision, squared_distances
 from gje_world.beliefs.head import LOG_STD_BOUNDS, BoundedScale, linear
 from gje_world.networks.mlp import NormedLinear
 
@@ -85,6 +85,7 @@ class StudentT(Belief):
             return self.log_prob(value)
         return self._blurred(resolution).log_prob(value + resolution * torch.randn_like(value))
 
+    @in_full_precision
     def pairwise_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
         """As `Belief.pairwise_log_prob`, with one draw of the noise for each value."""
         blurred = self

@@ -75,8 +75,7 @@ def build_method(
                 f"objective.contrast={made.contrast} needs method=gje; got method={config.name}"
             )
         check_belief(belief, config.dim or ANY_DIM, directions=True)
-        told = objective_of(config, objective, belief)
-        options |= {"objective": told, "belief": given(belief)}
+        options |= {"objective": keywords(objective, belief, **defaults), "belief": given(belief)}
     try:
         return make_method(options.pop("name"), encoder, updates, chunk=chunk, **options)
     except ValueError as error:

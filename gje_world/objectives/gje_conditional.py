@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -107,17 +106,15 @@ class ConditionalGJE(Objective):
             return beta_nll(belief, z_target, self.beta, self.resolution)
         return negative_log_likelihood(belief, z_target, self.resolution)
 
-    def compare(self, critic: Belief, z_target: Tensor) -> Tensor:
-        target = z_target if self.target == "online" else z_target.detach()
-        count, dim = target.shape[-2:]
+    def comparison(self, critic: Belief, z_target: Tensor) -> Tensor:
+        count, dim = z_target.shape[-2:]
         first = count * dist.get_rank() if distributed() else 0
-        with torch.autocast(target.device.type, enabled=False):
-            everyone = gather(target.float().movedim(-2, 0)).movedim(0, -2)  # [..., R * N, D], of all ranks
-            each = critic.pairwise_log_prob(everyone, self.resolution) / (dim * self.temperature)
-            total = gather(each.logsumexp(-1).unsqueeze(0)).logsumexp(0)  # under the contexts of all ranks
-            own = each.narrow(-2, first, count).diagonal(dim1=-2, dim2=-1)
-            mean = total.narrow(-1, first, count) - math.log(total.shape[-1])
-            return self.temperature * (mean - own)
+        everyone = gather(z_target.movedim(-2, 0)).movedim(0, -2)  # [..., R * N, D], of all ranks
+        each = critic.pairwise_log_prob(everyone, self.resolution) / (dim * self.temperature)
+        total = gather(each.logsumexp(-1).unsqueeze(0)).logsumexp(0)  # under the contexts of all ranks
+        own = each.narrow(-2, first, count).diagonal(dim1=-2, dim2=-1)
+        mean = total.narrow(-1, first, count) - math.log(total.shape[-1])
+        return self.temperature * (mean - own)
 
 
 def beta_nll(belief: Belief, z_target: Tensor, beta: float, resolution: float = 0.0) -> Tensor:

@@ -88,14 +88,22 @@ class Objective(nn.Module):
             ValueError: this objective cannot learn such a belief.
         """
         self.require_belief(belief.name)
-        target = z_target if self.target == "online" else z_target.detach()
-        with torch.autocast(target.device.type, enabled=False):
-            return self.loss(belief, target.float())
+        with torch.autocast(z_target.device.type, enabled=False):
+            return self.loss(belief, self._taught(z_target))
+
+    def _taught(self, z_target: Tensor) -> Tensor:
+        """Targets in float32, with a gradient where they are to learn from the loss."""
+        return (z_target if self.target == "online" else z_target.detach()).float()
+
+    def comparison(self, critic: Belief, z_target: Tensor) -> Tensor:
+        """As `compare`, of float32 `z_target`; what a subclass tells that has a share of contrast."""
+        raise NotImplementedError
 
     def compare(self, critic: Belief, z_target: Tensor) -> Tensor:
         """Loss `[..., N]` of telling which context each of `z_target [..., N, D]` came after, in nats per
         dimension, by the densities that beliefs `critic [..., N]` of all contexts give it."""
-        raise NotImplementedError
+        with torch.autocast(z_target.device.type, enabled=False):
+            return self.comparison(critic, self._taught(z_target))
 
     def marginal(self, z: Tensor) -> Tensor:
         """Weighted marginal term of all embeddings `z [..., D]` of the batch, a scalar."""

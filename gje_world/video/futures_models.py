@@ -202,8 +202,8 @@ def learn_by_dynamics(
 
     def loss(_: int) -> Tensor:
         z = model.embed(frames[torch.randint(len(frames), (48,), generator=generator)])
-        belief = model.believe_each(z[:, :-1], no_action(z, z.shape[1] - 1), time_first=True)
-        told = objective.predict(belief, z[:, 1:].movedim(1, 0)).mean() + objective.marginal(z)
+        belief = model.believe_each(z[:, :-1], no_action(z, z.shape[1] - 1))
+        told = objective.predict(belief, z[:, 1:]).mean() + objective.marginal(z)
         if recipe.unroll:
             later = model.unroll(z[:, :first], no_action(z, first - 1 + recipe.unroll), particles=4)
             for belief, target in zip(later, z[:, first:].unbind(1), strict=False):

@@ -577,6 +577,14 @@ def test_densities_of_all_pairs_of_beliefs_that_share_what_spreads_them():
     assert belief.covariance_matrix.shape == (6, D, D)
 
 
+def test_the_covariance_of_a_mixture_keeps_its_precision_in_autocast():
+    torch.manual_seed(0)
+    mixture = make_head("mixture", 12, D)(torch.randn(B, 12)).translate(torch.randn(B, D))
+    expected = mixture.covariance_matrix
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(mixture.covariance_matrix, expected)
+
+
 def test_the_covariance_of_a_mixture_has_a_gradient_where_a_component_has_no_weight():
     logits = torch.tensor([0.0, -200.0], requires_grad=True)
     mixture = Mixture(logits.log_softmax(-1), DiagonalGaussian(torch.randn(2, D), torch.ones(2, D)))
