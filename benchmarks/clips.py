@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from measure import parser, write_csv
 
-from gje_world.data import ClipWriter, clip_batches
+from gje_world.data import ClipWriter
 
 
 def main() -> None:
@@ -35,10 +35,11 @@ def main() -> None:
                     np.zeros((arguments.length - 1, 2)),
                     np.zeros((arguments.length, 2)),
                 )
-        batches = clip_batches(clips, seed=0, batch=32, length=16)(0)
-        next(batches)
+        clips.sample(generator, 32, 16)
         start = time.perf_counter()
-        frames = sum(next(batches).frames[..., 0, 0, 0].numel() for _ in range(arguments.batches))
+        frames = sum(
+            clips.sample(generator, 32, 16).frames[..., 0, 0, 0].numel() for _ in range(arguments.batches)
+        )
         seconds = time.perf_counter() - start
     row = {"size": arguments.size, "length": 16, "batch": 32, "frames_per_second": round(frames / seconds)}
     print(row)

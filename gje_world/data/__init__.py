@@ -2,6 +2,6 @@
 
 from gje_world.data.augment import random_shift, shift
 from gje_world.data.clip_writer import ClipWriter
-from gje_world.data.clips import ClipBatch, Clips, ClipsError, clip_batches
+from gje_world.data.clips import ClipBatch, Clips, ClipsError
 
-__all__ = ["ClipBatch", "ClipWriter", "Clips", "ClipsError", "clip_batches", "random_shift", "shift"]
+__all__ = ["ClipBatch", "ClipWriter", "Clips", "ClipsError", "random_shift", "shift"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,6 +135,16 @@ class Clips:
         Raises:
             ClipsError: there is no episode, or none that long.
         """
+        return self._gather(self.draw(generator, batch, length, stride), length, stride)
+
+    def draw(
+        self, generator: np.random.Generator, batch: int, length: int, stride: int = 1
+    ) -> npt.NDArray[np.int64]:
+        """First rows `[batch]` of windows, as `sample` draws them.
+
+        Raises:
+            ClipsError: there is no episode, or none that long.
+        """
         span = (length - 1) * stride + 1
         places = np.maximum(self.lengths - span + 1, 0)
         ends = np.cumsum(places)
@@ -144,8 +154,7 @@ class Clips:
             raise ClipsError(f"a window needs {span} frames (length {length}, stride {stride}); {have}")
         drawn = generator.integers(ends[-1], size=batch)
         episode = np.searchsorted(ends, drawn, side="right")
-        starts = self.intervals[episode, 0] + drawn - (ends - places)[episode]
-        return self._gather(starts, length, stride)
+        return self.intervals[episode, 0] + drawn - (ends - places)[episode]
 
     def window(self, episode: int, start: int, length: int, stride: int = 1) -> ClipBatch:
         """The window that begins at frame `start` of an episode, as a batch of one.
@@ -215,17 +224,27 @@ class Clips:
         return Clips(self.path, self._index, self.intervals[chosen], [sources[i] for i in chosen])
 
     def _gather(self, starts: npt.NDArray[np.int64], length: int, stride: int) -> ClipBatch:
-        maps = self._opened()
-        span = (length - 1) * stride + 1
-        batch = len(starts)
-        frames = np.empty((batch, length, *self.frame_shape), np.uint8)
-        actions = np.empty((batch, length - 1, stride * self.action_dim), np.float32)
-        states = np.empty((batch, length, len(self.state_names)), np.float32)
+        states = np.empty((len(starts), length, len(self.state_names)), np.float32)
+        for row, start in enumerate(starts):
+            states[row] = self._opened()["states"][start : start + (length - 1) * stride + 1 : stride]
+        frames, actions = self.frames_at(starts, length, stride), self.actions_at(starts, length, stride)
+        return ClipBatch(frames, actions, torch.from_numpy(states))
+
+    def frames_at(self, starts: npt.NDArray[np.int64], length: int, stride: int) -> Tensor:
+        """Frames, uint8 `[B, length, C, H, W]`, of the windows that begin at those rows (`draw`)."""
+        rows, span = self._opened()["frames"], (length - 1) * stride + 1
+        frames = np.empty((len(starts), length, *self.frame_shape), np.uint8)
         for row, start in enumerate(starts):  # each a copy of memory that lies together
-            frames[row] = maps["frames"][start : start + span : stride]
-            states[row] = maps["states"][start : start + span : stride]
-            actions[row] = maps["actions"][start : start + span - 1].reshape(actions.shape[1:])
-        return ClipBatch(torch.from_numpy(frames), torch.from_numpy(actions), torch.from_numpy(states))
+            frames[row] = rows[start : start + span : stride]
+        return torch.from_numpy(frames)
+
+    def actions_at(self, starts: npt.NDArray[np.int64], length: int, stride: int) -> Tensor:
+        """Actions `[B, length - 1, stride * A]` of the windows that begin at those rows (`draw`)."""
+        rows, span = self._opened()["actions"], (length - 1) * stride
+        actions = np.empty((len(starts), length - 1, stride * self.action_dim), np.float32)
+        for row, start in enumerate(starts):
+            actions[row] = rows[start : start + span].reshape(actions.shape[1:])
+        return torch.from_numpy(actions)
 
     def _opened(self) -> dict[str, npt.NDArray]:
         if self._maps is None:
@@ -245,20 +264,3 @@ class Clips:
             "actions": (np.float32, (self.action_dim,)),
             "states": (np.float32, (len(self.state_names),)),
         }
-
-
-def clip_batches(
-    clips: Clips, seed: int, batch: int, length: int, stride: int = 1
-) -> Callable[[int], Iterator[ClipBatch]]:
-    """Batches for training: `batches(start)` yields those of update `start`, then `start + 1`, and so on.
-
-    A batch depends on the seed and its number alone, so training that is resumed needs no loader's state.
-    """
-
-    def batches(start: int) -> Iterator[ClipBatch]:
-        update = start
-        while True:
-            yield clips.sample(np.random.default_rng([seed, update]), batch, length, stride)
-            update += 1
-
-    return batches

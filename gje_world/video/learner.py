@@ -14,10 +14,10 @@ from gje_world.objectives import Objective
 from gje_world.objectives.statistics import distributed
 from gje_world.options import option
 from gje_world.training.engine import Learner
+from gje_world.video.embedded import PICTURED, EmbeddedBatch
 from gje_world.video.losses import annealed, noisy_view, view_predictor
 from gje_world.video_model import VideoModel
 
-DECODED = 8  # clips of a batch that the decoder learns from: it is for looking only, and may not cost much
 VIEW_HIDDEN = 128
 
 
@@ -105,16 +105,22 @@ class VideoLearner(Learner):
             groups.append({"params": list(encoder.parameters()), "lr": c.encoder_lr, "until": self.resting})
         return groups
 
-    def forward(self, batch: ClipBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of `batch`, by phase, and the decoder's, whose gradients reach nothing else; parts of it."""
+    def forward(self, batch: ClipBatch | EmbeddedBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of `batch`, by phase, and the decoder's, whose gradients reach nothing else; parts of it.
+
+        What is embedded already is learnt from while the encoder rests.
+        """
         model, objective, c = self.model, self.objective, self.config
         resting = model.resting
         if resting and self.resolution:
             objective.resolution = self.annealed()  # type: ignore[assignment]
-        with torch.set_grad_enabled(not resting):
-            z = model.embed(batch.frames)  # [B, L, D]
-        z_target = z if self.target_encoder is None else self.embed_target(batch.frames)
-        actions = batch.actions[:, model.frame_stack - 1 :]
+        if isinstance(batch, EmbeddedBatch):
+            z, actions, newest = batch  # [B, L, D], …
+        else:
+            with torch.set_grad_enabled(not resting):
+                z = model.embed(batch.frames)
+            actions, newest = (part[:, model.frame_stack - 1 :] for part in (batch.actions, batch.frames))
+        z_target = z if resting or self.target_encoder is None else self.embed_target(batch.frames)
         belief = model.believe_each(z[:, :-1], actions, time_first=True)
         later = z_target[:, 1:].movedim(1, 0)
         parts = {"loss/nll": objective.predict(belief, later).mean()}
@@ -139,7 +145,7 @@ class VideoLearner(Learner):
         if c.open_loop:
             parts["loss/open_loop"] = self.open_loop_error(z, z_target, actions)
         loss = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
-        parts["loss/decoder"] = self.decoder_error(z.detach(), batch.frames)
+        parts["loss/decoder"] = self.decoder_error(z[:PICTURED].detach(), newest[:PICTURED])
         metrics = {name: value.detach() for name, value in parts.items()}
         metrics["belief/std"] = belief.variance.detach().mean().sqrt()
         loss = loss + parts["loss/decoder"]
@@ -172,9 +178,9 @@ class VideoLearner(Learner):
         return torch.stack(each).mean()
 
     def decoder_error(self, z: Tensor, frames: Tensor) -> Tensor:
-        """Error of the pictures of an embedding each of a few clips, of `z [B, L, D]`."""
-        rows, place = self.random_places(z[:DECODED])
-        return self.decoder.error(z[rows, place], frames[rows, place + self.model.frame_stack - 1])
+        """Error of the picture of one embedding of each clip of `z [B, L, D]`: `frames` show them all."""
+        rows, place = self.random_places(z)
+        return self.decoder.error(z[rows, place], frames[rows, place])
 
     def random_places(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Indices of one random embedding of each clip of `z [B, L, D]`."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from gje_world.data.clips import Clips, clip_batches
+from gje_world.data.clips import Clips
 from gje_world.data.sources import open_clips
 from gje_world.networks import make_encoder
 from gje_world.networks.decoder import Decoder
@@ -25,6 +25,7 @@ from gje_world.training.run_directory import RunDirectory
 from gje_world.training.schedules import phases
 from gje_world.training.signals import Stop, stop_on_signals
 from gje_world.video.config import VideoConfig, check, check_share, run_path, split_clips
+from gje_world.video.embedded import learning_batches
 from gje_world.video.evaluation import VideoEvaluation
 from gje_world.video.learner import VideoLearner
 from gje_world.video_model import VideoModel
@@ -122,10 +123,18 @@ def learn(
 ) -> bool:
     """Train, evaluate and report, on `clips` to learn from and held out; whether it got to the end."""
     c, (seen, held_out), ranks = config.learning, clips, fabric.world_size
-    length = config.frame_stack - 1 + config.predictor.history + c.horizon
     share = c.batch_size // ranks
-    batches = clip_batches(seen, config.seed * ranks + fabric.global_rank, share, length, config.data.stride)
     learner.model.autocast = fabric.autocast  # measured at the precision that it learns at
+    batches = learning_batches(
+        seen,
+        learner.model,
+        seed=config.seed * ranks + fabric.global_rank,
+        batch=share,
+        length=config.predictor.history + c.horizon,
+        stride=config.data.stride,
+        resting=learner.resting * config.engine.accumulate,
+        check=(stop if ranks == 1 else Stop()).check,  # several leave together, at an update
+    )
     evaluation = VideoEvaluation(
         learner.model, learner.decoder, seen, held_out, config.evaluation, config.data.stride
     )

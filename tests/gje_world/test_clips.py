@@ -1,6 +1,5 @@
 """Clips on disk: windows lie in episodes, batches depend on seed and number, a killed build goes on."""
 
-import itertools
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 import gje_world.data.clip_writer as clip_writer
 import gje_world.data.world as world_module
 from gje_world.data.clip_writer import ClipWriter
-from gje_world.data.clips import Clips, ClipsError, clip_batches
+from gje_world.data.clips import Clips, ClipsError
 from gje_world.data.worlds import make_world
 
 SHAPE = (1, 2, 2)
@@ -64,17 +63,6 @@ def test_every_window_is_equally_likely(tmp_path):
     windows, counts = states[:, 0].unique(dim=0, return_counts=True)
     assert windows.tolist() == [[0, 0], [2, 0], [2, 1], [2, 2], [2, 3], [3, 0], [3, 1]]
     assert counts.numpy() == pytest.approx(np.full(7, 2000), abs=200)
-
-
-def test_a_batch_depends_on_the_seed_and_its_number_alone(tmp_path):
-    clips = numbered([20, 30], tmp_path)
-    batches = clip_batches(clips, seed=3, batch=4, length=5)
-    whole = list(itertools.islice(batches(0), 6))
-    later = list(itertools.islice(clip_batches(Clips.open(tmp_path), 3, 4, 5)(4), 2))
-    for expected, found in zip(whole[4:], later, strict=True):
-        assert all(torch.equal(*parts) for parts in zip(expected, found, strict=True))
-    other = next(clip_batches(clips, seed=4, batch=4, length=5)(0))
-    assert not torch.equal(other.states, whole[0].states)
 
 
 def test_clips_come_apart_by_episode_and_a_single_one_in_time(tmp_path):
