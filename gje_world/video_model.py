@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gje_world.beliefs import Belief, Gaussian, Mixture, Pool, fuse, head_options, make_head
 from gje_world.beliefs.belief import EMPTY
+from gje_world.calibration import Calibration
 from gje_world.networks import mlp
 from gje_world.networks.transformer import CausalTransformer
 from gje_world.options import option
@@ -114,6 +115,7 @@ class VideoModel(nn.Module):
         takes = head_options(belief, **belief_options)
         options = {name: value for name, value in bounds.items() if name in takes} | belief_options
         self.head = make_head(belief, config.hidden, dim, **options)
+        self.calibration = Calibration()
         self.train()
 
     def train(self, mode: bool = True) -> VideoModel:
@@ -182,14 +184,15 @@ class VideoModel(nn.Module):
             features = self.features(z, action)
             if time_first:
                 features, z = features.movedim(1, 0), z.movedim(1, 0)
-            return self.head(features).translate(z)
+            return self.calibration(self.head(features).translate(z))
 
     def believe(self, z: Tensor, action: Tensor) -> Belief:
         """Belief `[...]` over the next embedding, from `z [..., T, D]` and `action [..., T, A]` so far."""
         with self.precision():
-            return self._believe(z, action)
+            return self.calibration(self.as_learnt(z, action))
 
-    def _believe(self, z: Tensor, action: Tensor) -> Belief:
+    def as_learnt(self, z: Tensor, action: Tensor) -> Belief:
+        """The same as `believe`, not calibrated, in the precision around it."""
         z, action = z[..., -self.history :, :], action[..., -self.history :, :]
         lead, last = z.shape[:-2], z[..., -1, :]
         rows = lead.numel()
@@ -206,8 +209,7 @@ class VideoModel(nn.Module):
             action: `[B, T-1+H, A]`: those between the embeddings of the history, then those of the future.
             particles: `P`.
         """
-        _, cloud = self._roll(z, action, particles, lambda belief, shape: belief.rsample(shape))
-        return cloud[:, :, z.shape[1] :].movedim(2, 0)
+        return self._roll(z, action, particles, Belief.draw)[1]
 
     def unroll(self, z: Tensor, action: Tensor, particles: int) -> list[Belief]:
         """Beliefs `[B]` at each of the next `H` steps along sampled futures, to be learnt by; as `imagine`.
@@ -217,11 +219,10 @@ class VideoModel(nn.Module):
         than they may be.
         """
 
-        def draw(belief: Belief, shape: torch.Size) -> Tensor:
-            return belief.mean + (belief.sample(shape) - belief.mean).detach()
+        def draw(belief: Belief, shape: torch.Size) -> tuple[Tensor, Tensor]:
+            return belief.mean + (belief.sample(shape) - belief.mean).detach(), belief.mean
 
-        beliefs, _ = self._roll(z, action, particles, draw)
-        return beliefs
+        return self._roll(z, action, particles, draw)[0]
 
     def propagate(
         self, z: Tensor, action: Tensor, method: str = "particles", particles: int = 64
@@ -232,7 +233,7 @@ class VideoModel(nn.Module):
             z: history `[B, T, D]`.
             action: `[B, T-1+H, A]`, as `imagine` takes them.
             method: "particles", exact as their number grows; or "moments": Gaussians through the linearised
-                mean.
+                mean, of beliefs as they were learnt, not calibrated.
             particles: of each history.
 
         Raises:
@@ -241,7 +242,7 @@ class VideoModel(nn.Module):
         if method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
         if method == "particles":
-            return self._roll(z, action, particles, lambda belief, shape: belief.rsample(shape))[0]
+            return self._roll(z, action, particles, Belief.draw)[0]
         window = _Window(self, min(self.history, z.shape[1]))
         actions = action[:, z.shape[1] - window.length :].unfold(1, window.length, 1).movedim(1, 0).mT
         newest = slice(-self.dim, None)
@@ -273,22 +274,36 @@ class VideoModel(nn.Module):
         return fuse(self.propagate(z, action, method, particles)[-1], evidence)
 
     def _roll(
-        self, z: Tensor, action: Tensor, particles: int, draw: Callable[[Belief, torch.Size], Tensor]
+        self,
+        z: Tensor,
+        action: Tensor,
+        particles: int,
+        draw: Callable[[Belief, torch.Size], tuple[Tensor, Tensor]],
     ) -> tuple[list[Belief], Tensor]:
-        """Beliefs `[B]` at each step, and the history with the sampled futures `[P, B, T+H, D]`.
+        """Beliefs `[B]` at each step, and the sampled futures `[H, P, B, D]`.
 
-        All particles of a row share its first belief, which is computed once.
+        All particles of a row share its first belief, which is computed once; of one that is calibrated, each
+        keeps a width of its own.
         """
-        length = z.shape[1]
-        beliefs = [self.believe(z, action[:, :length])]
-        cloud = z.expand(particles, *z.shape)
-        drawn = draw(beliefs[0], torch.Size((particles,)))
-        for end in range(length + 1, action.shape[1] + 1):
-            cloud = torch.cat([cloud, drawn.unsqueeze(2)], 2)
-            each = self.believe(cloud, action[:, :end].expand(particles, -1, -1, -1))
-            beliefs.append(Pool(each))
-            drawn = draw(each, EMPTY)
-        return beliefs, torch.cat([cloud, drawn.unsqueeze(2)], 2)
+        length, rows = z.shape[1], torch.Size((particles, len(z)))
+        calibrated = self.calibration.corrects
+        scale = self.calibration.draw_scales(rows) if calibrated else None  # [P, B]
+        with self.precision():
+            first = self.as_learnt(z, action[:, :length])
+            beliefs = [self.calibration(first)]
+            drawn = draw(first, rows[:1]) if scale is None else draw(first.rescale(scale), EMPTY)
+            cloud, futures = z.expand(particles, *z.shape), [drawn[0]]
+            for end in range(length + 1, action.shape[1] + 1):
+                value, centre = drawn
+                if calibrated:
+                    value = centre + self.calibration.carried * (value - centre)
+                cloud = torch.cat([cloud, value.unsqueeze(2)], 2)
+                each = self.as_learnt(cloud, action[:, :end].expand(particles, -1, -1, -1))
+                each = each if scale is None else each.rescale(scale)
+                beliefs.append(Pool(each))
+                drawn = draw(each, EMPTY)
+                futures.append(drawn[0])
+        return beliefs, torch.stack(futures)
 
 
 class _Window:
@@ -305,7 +320,7 @@ class _Window:
 
         In float32: derivatives of another precision cannot be batched.
         """
-        return self.model._believe(z.unflatten(-1, (self.length, -1)), action)
+        return self.model.as_learnt(z.unflatten(-1, (self.length, -1)), action)
 
     def linearise(self, z: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean, Jacobian and covariance of the window after this one."""

@@ -18,6 +18,7 @@ from gje_world.beliefs.low_rank import LowRankGaussian, LowRankHead
 from gje_world.beliefs.mixture import Mixture, MixtureHead
 from gje_world.beliefs.point import Point, PointHead
 from gje_world.beliefs.product import fuse
+from gje_world.beliefs.scale_mixture import ScaleMixture
 from gje_world.beliefs.spectral import SpectralGaussian, SpectralHead
 from gje_world.beliefs.spherical import Polar, PolarHead, PowerSpherical, PowerSphericalHead
 from gje_world.beliefs.student_t import StudentT, StudentTHead
@@ -87,6 +88,7 @@ __all__ = [
     "Pool",
     "PowerSpherical",
     "PrecisionGaussian",
+    "ScaleMixture",
     "SpectralGaussian",
     "StudentT",
     "fuse",

@@ -55,6 +55,19 @@ class Belief(Distribution):
         """The same belief moved by `offset`, of its own shape `[*batch, D]`."""
         return Translated(self, offset)
 
+    def rescale(self, scale: Tensor) -> Belief:
+        """The same belief, `scale [...]` times as wide about its mean; a mixture's components about theirs.
+
+        Arguments:
+            scale: above 0, of a shape that broadcasts with the batch's.
+        """
+        return Rescaled(self, scale)
+
+    def draw(self, sample_shape: _size = EMPTY) -> tuple[Tensor, Tensor]:
+        """A sample, as `rsample`, and what it lies about: the mean; of a mixture that of its component."""
+        drawn = self.rsample(sample_shape)
+        return drawn, self.mean.expand_as(drawn)
+
     @torch.no_grad()
     def coverage(self, value: Tensor) -> Tensor:
         """Probability mass of the smallest region that holds `value [..., D]`, shape `[...]`, in [0, 1].
@@ -133,3 +146,40 @@ class Translated(Belief):
 
     def spread_log_prob(self, value: Tensor) -> Tensor:
         return self.base.spread_log_prob(value - self.offset)
+
+    def rescale(self, scale: Tensor) -> Belief:
+        return self.base.rescale(scale).translate(self.offset)
+
+    def draw(self, sample_shape: _size = EMPTY) -> tuple[Tensor, Tensor]:
+        drawn, centre = self.base.draw(sample_shape)
+        return drawn + self.offset, centre + self.offset
+
+
+class Rescaled(Belief):
+    """`base`, `scale [...]` times as wide about its mean."""
+
+    def __init__(self, base: Belief, scale: Tensor):
+        self.base, self.scale = base, scale.unsqueeze(-1)
+        self.name = base.name
+        super().__init__(torch.broadcast_shapes(base.batch_shape, scale.shape), base.dim)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.base.mean.expand(self._extended_shape())
+
+    @property
+    def variance(self) -> Tensor:
+        return self.base.variance * self.scale.square()
+
+    @property
+    def covariance_matrix(self) -> Tensor:
+        return self.base.covariance_matrix * self.scale.square().unsqueeze(-1)
+
+    def rsample(self, sample_shape: _size = EMPTY) -> Tensor:
+        shape = self._extended_shape(sample_shape)[:-1]
+        drawn = self.base.rsample(shape[: len(shape) - len(self.base.batch_shape)])
+        return self.base.mean + self.scale * (drawn - self.base.mean)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        inside = self.base.mean + (value - self.base.mean) / self.scale
+        return self.base.log_prob(inside) - self.dim * self.scale.squeeze(-1).log()

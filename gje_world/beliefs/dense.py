@@ -94,6 +94,10 @@ class PrecisionGaussian(Gaussian):
     def translate(self, offset: Tensor) -> PrecisionGaussian:
         return PrecisionGaussian(self.mean + offset, self.precision_tril)
 
+    def rescale(self, scale: Tensor) -> PrecisionGaussian:
+        tril = self.precision_tril / scale[..., None, None]
+        return PrecisionGaussian(self.mean.expand(tril.shape[:-1]), tril)
+
 
 class CovarianceGaussian(Gaussian):
     r"""Belief :math:`N(\mu, L L^\top)`: a sample needs no solve, the log-density needs one.
@@ -142,6 +146,10 @@ class CovarianceGaussian(Gaussian):
 
     def translate(self, offset: Tensor) -> CovarianceGaussian:
         return CovarianceGaussian(self.mean + offset, self.scale_tril)
+
+    def rescale(self, scale: Tensor) -> CovarianceGaussian:
+        tril = self.scale_tril * scale[..., None, None]
+        return CovarianceGaussian(self.mean.expand(tril.shape[:-1]), tril)
 
 
 class _DenseHead(nn.Module):

@@ -69,6 +69,10 @@ class DiagonalGaussian(Gaussian):
     def translate(self, offset: Tensor) -> DiagonalGaussian:
         return DiagonalGaussian(self.mean + offset, self.std)
 
+    def rescale(self, scale: Tensor) -> DiagonalGaussian:
+        std = self.std.expand_as(self.mean) * scale.unsqueeze(-1)
+        return DiagonalGaussian(self.mean.expand_as(std), std)
+
     def learning_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
         noise = resolution**2
         variance = self.variance + noise

@@ -181,6 +181,10 @@ class LowRankGaussian(Gaussian):
     def translate(self, offset: Tensor) -> LowRankGaussian:
         return LowRankGaussian(self.mean + offset, self.std, self.factor)
 
+    def rescale(self, scale: Tensor) -> LowRankGaussian:
+        std = self.std.expand_as(self.mean) * scale.unsqueeze(-1)
+        return LowRankGaussian(self.mean.expand_as(std), std, self.factor)
+
 
 def bounded_loadings(raw: Tensor) -> Tensor:
     """Factors `[..., D, r]` from raw numbers: none above 30, and less where there are many."""

@@ -71,12 +71,18 @@ class Mixture(Belief):
         return (self.log_weights.exp() * surprise).sum(-1)
 
     def rsample(self, sample_shape: _size = EMPTY) -> Tensor:
+        return self.draw(sample_shape)[0]
+
+    def draw(self, sample_shape: _size = EMPTY) -> tuple[Tensor, Tensor]:
         shape = self._extended_shape(sample_shape)[:-1]
         gumbel = -torch.empty_like(self.log_weights.expand(*shape, -1)).exponential_().log()
-        return self.components.pick((self.log_weights + gumbel).argmax(-1)).rsample()
+        return self.components.pick((self.log_weights + gumbel).argmax(-1)).draw()
 
     def translate(self, offset: Tensor) -> Mixture:
         return Mixture(self.log_weights, self.components.translate(offset.unsqueeze(-2)))
+
+    def rescale(self, scale: Tensor) -> Mixture:
+        return Mixture(self.log_weights, self.components.rescale(scale.unsqueeze(-1)))
 
     def learning_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
         """As `Belief.learning_log_prob`, its expectation estimated by one draw of the noise."""

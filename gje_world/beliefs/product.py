@@ -16,6 +16,7 @@ from gje_world.beliefs.ensemble import Pool
 from gje_world.beliefs.gaussian import Gaussian, cholesky
 from gje_world.beliefs.low_rank import LowRankGaussian
 from gje_world.beliefs.mixture import Mixture
+from gje_world.beliefs.scale_mixture import ScaleMixture
 from gje_world.beliefs.spectral import SpectralGaussian
 
 Simple = DiagonalGaussian | PrecisionGaussian  # what all others fuse as
@@ -90,12 +91,18 @@ def _components(belief: Belief) -> tuple[Tensor, Simple]:
         if isinstance(parts, LowRankGaussian):
             parts = PrecisionGaussian(parts.mean, cholesky(precision_matrix(parts)))
         return belief.log_weights, parts
-    if isinstance(belief, Pool):
-        weights, each = _components(belief.beliefs)  # [P, ..., K]
+    if isinstance(belief, Pool | ScaleMixture):
+        if isinstance(belief, Pool):
+            many, log_shares = belief.beliefs, belief.mean.new_full(belief.beliefs.batch_shape[:1], 0.0)
+            log_shares = log_shares - math.log(len(log_shares))
+        else:
+            many, log_shares = belief.at_all_scales(), belief.log_weights
+        weights, each = _components(many)  # [P, ..., K]
         pooled = _changed(
             each, lambda part, event: part.movedim(0, -2 - event).flatten(-2 - event, -1 - event)
         )
-        return weights.movedim(0, -2).flatten(-2) - math.log(len(weights)), pooled
+        weights = weights.expand(each.batch_shape).movedim(0, -1) + log_shares
+        return weights.movedim(-1, -2).flatten(-2), pooled
     raise ValueError(
         f"only Gaussian beliefs and mixtures of them fuse in closed form, got a {type(belief).__name__}"
     )

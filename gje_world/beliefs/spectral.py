@@ -55,6 +55,10 @@ class SpectralGaussian(Gaussian):
     def translate(self, offset: Tensor) -> SpectralGaussian:
         return SpectralGaussian(self.mean + offset, self.std, self.basis)
 
+    def rescale(self, scale: Tensor) -> SpectralGaussian:
+        std = self.std.expand_as(self.mean) * scale.unsqueeze(-1)
+        return SpectralGaussian(self.mean.expand_as(std), std, self.basis)
+
 
 class SpectralHead(nn.Module):
     """Linear head that returns a :class:`SpectralGaussian`; the basis is a parameter kept orthogonal.

@@ -75,6 +75,10 @@ class StudentT(Belief):
     def translate(self, offset: Tensor) -> StudentT:
         return StudentT(self.mean + offset, self.scale, self.df)
 
+    def rescale(self, scale: Tensor) -> StudentT:
+        wider = self.scale.expand_as(self.mean) * scale.unsqueeze(-1)
+        return StudentT(self.mean.expand_as(wider), wider, self.df)
+
     def learning_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
         r"""At a finite resolution under a Student-t near the blurred belief, which has no closed form.
 

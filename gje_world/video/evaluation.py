@@ -32,6 +32,7 @@ from gje_world.networks.decoder import Decoder
 from gje_world.options import option
 from gje_world.propagation import covariance
 from gje_world.training.random_state import forked
+from gje_world.video.calibration import calibrate
 from gje_world.video_model import VideoModel
 
 CHUNK = 32  # clips embedded at once
@@ -53,6 +54,7 @@ class VideoEvaluationConfig:
     clips: int = option(128, "windows evaluated on")
     calibration: int = option(2048, "windows that calibration is measured on, one step ahead")
     calibration_far: int = option(512, "of these those that it is measured on several steps ahead")
+    calibrated: int = option(512, "windows that calibration is fitted to, of clips kept for it; 0: it is not")
     horizon: int = option(10, "steps ahead")
     particles: int = option(64, "sampled futures of each")
 
@@ -80,6 +82,7 @@ class VideoEvaluation:
         model, decoder: what is measured.
         seen, held_out: clips learnt from, on which probes are fitted, and clips that were not.
         config: how much.
+        kept: more clips that were not learnt from, which the model is calibrated on before it is measured.
         stride: rows of the clips from one frame to the next.
     """
 
@@ -91,6 +94,7 @@ class VideoEvaluation:
         held_out: Clips,
         config: VideoEvaluationConfig,
         stride: int = 1,
+        kept: Clips | None = None,
     ):
         self.model, self.decoder, self.config = model, decoder, config
         self.past = model.history
@@ -100,6 +104,9 @@ class VideoEvaluation:
             clips.sample(generator, config.clips, length, stride) for clips in (seen, held_out)
         )
         self.seen_clips, self.held_out_clips, self.stride = seen, held_out, stride
+        self.kept = kept if config.calibrated else None
+        far = min(FAR, config.horizon)
+        self.calibrated_frames = model.frame_stack - 1 + self.past + far
 
     @torch.no_grad()
     def measure(self, check: Callable[[], None] = lambda: None) -> tuple[dict[str, Any], Gallery]:
@@ -109,6 +116,9 @@ class VideoEvaluation:
             check: called between the parts; may raise to leave.
         """
         model, past = self.model, self.past
+        if self.kept is not None:
+            parts = self.in_parts(self.kept, self.config.calibrated, self.calibrated_frames)
+            calibrate(model, [(part.z, part.actions) for part in parts], check)
         seen, held_out = self.embedded(self.seen), self.embedded(self.held_out)
         check()
         row: dict[str, Any] = collapse_gauges(held_out.z)
@@ -120,6 +130,7 @@ class VideoEvaluation:
         found = foresight(beliefs, futures, target, marginal_gaussian(seen.z))
         row |= told(found)
         row |= self.calibration(check)
+        row |= {f"calibration/{name}": value for name, value in model.calibration.told.items()}
         check()
         for step in sorted({1, min(FAR, len(beliefs))}):
             when = past + step - 1
@@ -161,7 +172,7 @@ class VideoEvaluation:
         where it costs more. Biases are shares held minus shares promised: above 0 beliefs are too wide.
         """
         c, far = self.config, min(FAR, self.config.horizon)
-        length = self.model.frame_stack - 1 + self.past + far
+        length = self.calibrated_frames
         clips = {"seen": self.seen_clips, "held_out": self.held_out_clips}
         near: dict[str, list[Ranks]] = {name: [] for name in clips}
         ahead: list[Ranks] = []

@@ -135,8 +135,9 @@ def learn(
         resting=learner.resting * config.engine.accumulate,
         check=(stop if ranks == 1 else Stop()).check,  # several leave together, at an update
     )
+    kept, measured = (None, held_out) if held_out.episodes < 2 else held_out.split(0.5)
     evaluation = VideoEvaluation(
-        learner.model, learner.decoder, seen, held_out, config.evaluation, config.data.stride
+        learner.model, learner.decoder, seen, measured, config.evaluation, config.data.stride, kept
     )
 
     def evaluate(update: int, stop: Stop) -> dict[str, Any]:

@@ -107,6 +107,8 @@ def test_a_run_killed_in_the_midst_ends_as_one_that_never_was(whole, clips, tmp_
     assert rows(whole) == rows(killed)
     one, other = (CheckpointStore(path / "checkpoints").load_latest()[0] for path in (whole, killed))
     assert one["learner"].pop("_extra_state") == other["learner"].pop("_extra_state") == 20
+    calibrations = [each["learner"].pop("model.calibration._extra_state") for each in (one, other)]
+    assert calibrations[0] == calibrations[1] and calibrations[0]["scales"] != [1.0]
     for name, value in one["learner"].items():
         assert torch.equal(value, other["learner"][name]), name
 

@@ -1,0 +1,196 @@
+"""Calibration after learning: wider beliefs, mixtures of them, and what finds them on data kept for it."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import distributions as td
+
+from gje_world.beliefs import HEADS, DiagonalGaussian, Mixture, ScaleMixture, fuse, make_head
+from gje_world.beliefs.scale_mixture import fit_weights
+from gje_world.calibration import NOTHING, Calibration
+from gje_world.evaluation.scores import coverage_error
+from gje_world.networks import ConvEncoder
+from gje_world.video.calibration import CARRIED, SCALES, calibrate
+from gje_world.video_model import PredictorConfig, VideoModel
+
+B, D = 5, 4
+RESCALED = [name for name in HEADS if name not in ("point", "power_spherical")]
+
+
+def believe(name, dim=D, rows=B):
+    torch.manual_seed(0)
+    head = make_head(name, 8, dim, **({"components": 3} if name == "mixture" else {}))
+    with torch.no_grad():
+        return head(2 * torch.randn(rows, 8)).translate(torch.randn(rows, dim))
+
+
+@pytest.mark.parametrize("name", RESCALED)
+def test_a_rescaled_belief_has_the_density_of_its_own_samples(name):
+    with torch.no_grad():
+        wider = believe(name).rescale(torch.tensor([0.5, 1.0, 1.5, 2.0, 3.0]))
+        assert wider.batch_shape == (B,) and wider.rsample((3,)).shape == (3, B, D)
+        drawn = wider.rsample((2_000,))
+        assert coverage_error(wider.coverage(drawn).flatten()).amax() < 0.06  # ranks among 199 draws
+        off = (drawn.mean(0) - wider.mean) / drawn.std(0)
+        assert off.abs().max() < (1.0 if name == "flow" else 0.1)  # whose mean is estimated from 32 draws
+
+
+@pytest.mark.parametrize("name", [name for name in RESCALED if name not in ("mixture", "flow", "ensemble")])
+def test_a_rescaled_belief_is_the_same_law_in_other_units(name):
+    with torch.no_grad():
+        belief, scale = believe(name), torch.tensor([0.5, 1.0, 1.5, 2.0, 3.0])
+        value = belief.rsample((4,))
+        wider = belief.rescale(scale)
+        moved = belief.mean + scale.unsqueeze(-1) * (value - belief.mean)
+        expected = belief.log_prob(value) - D * scale.log()
+        torch.testing.assert_close(wider.log_prob(moved), expected, atol=2e-4, rtol=1e-4)
+        torch.testing.assert_close(wider.variance, belief.variance * scale.square().unsqueeze(-1))
+        many = belief.rescale(torch.rand(7, 1) + 0.5)
+        assert many.batch_shape == (7, B) and many.rsample().shape == many.mean.shape == (7, B, D)
+
+
+def test_components_of_a_rescaled_mixture_stay_where_they_are():
+    mixture = believe("mixture")
+    wider = mixture.rescale(torch.tensor(2.0))
+    torch.testing.assert_close(wider.means.expand_as(mixture.means), mixture.means)
+    torch.testing.assert_close(wider.components.variance, 4 * mixture.components.variance)
+    drawn, centre = mixture.draw((1_000,))
+    nearest = (centre.unsqueeze(-2) - mixture.means).norm(dim=-1).amin(-1)
+    assert nearest.max() < 1e-6
+    spread = (drawn - centre).var((0, 1))
+    assert (spread < mixture.variance.amax(0)).all()
+
+
+def mixed(name="diagonal"):
+    return ScaleMixture(believe(name), torch.tensor([0.5, 1.0, 3.0]), torch.tensor([0.2, 0.5, 0.3]).log())
+
+
+def test_a_scale_mixture_agrees_with_torch():
+    belief = mixed()
+    scales, weights = belief.scales, belief.log_weights.exp()
+    each = td.Normal(belief.base.mean.unsqueeze(1), belief.base.std.unsqueeze(1) * scales[:, None])
+    oracle = td.MixtureSameFamily(td.Categorical(weights.expand(B, -1)), td.Independent(each, 1))
+    value = belief.rsample((200,))
+    torch.testing.assert_close(belief.log_prob(value), oracle.log_prob(value))
+    torch.testing.assert_close(belief.mean, oracle.mean)
+    torch.testing.assert_close(belief.variance, oracle.variance)
+    torch.testing.assert_close(belief.covariance_matrix.diagonal(dim1=-2, dim2=-1), oracle.variance)
+    assert coverage_error(belief.coverage(belief.rsample((3_000,))).flatten()).amax() < 0.02
+
+
+@pytest.mark.parametrize("name", ["diagonal", "mixture", "full"])
+def test_a_scale_mixture_fuses_as_the_mixture_that_it_is(name):
+    belief, goal = mixed(name), DiagonalGaussian(torch.zeros(B, D), torch.ones(B, D))
+    fused = fuse(belief, goal)
+    value = torch.randn(50, B, D)
+    product = belief.log_prob(value) + goal.log_prob(value)
+    constant = product - fused.log_prob(value)  # of normalisation, the same wherever it is looked at
+    torch.testing.assert_close(constant, constant[:1].expand_as(constant), atol=1e-3, rtol=1e-3)
+    assert isinstance(fused, Mixture)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 1000), scales=st.integers(2, 6), prior=st.floats(0.1, 20))
+def test_fitted_weights_tell_data_better_than_any_others(seed, scales, prior):
+    generator = torch.Generator().manual_seed(seed)
+    densities = 3 * torch.randn(200, scales, generator=generator)
+    held = torch.zeros(scales)
+    held[0] = prior
+    found = fit_weights(densities, held)
+
+    def told(weights):
+        return (densities + weights.log()).logsumexp(-1).sum() + prior * weights[0].log()
+
+    assert found.sum() == pytest.approx(1, abs=1e-5)
+    for _ in range(20):
+        other = td.Dirichlet(torch.ones(scales)).sample().clamp(min=1e-6)
+        assert told(found.clamp(min=1e-12)) >= told(other / other.sum()) - 0.1
+
+
+class Still(torch.nn.Module):
+    """Head of a belief that all stays as it is, give or take as much in each dimension."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.width = width
+
+    def forward(self, features):
+        still = torch.zeros(*features.shape[:-1], D)
+        return DiagonalGaussian(still, torch.full_like(still, self.width))
+
+
+def model_of(width) -> VideoModel:
+    torch.manual_seed(0)
+    model = VideoModel(ConvEncoder(3, D, 16, 4), PredictorConfig("mlp", 2, 8, 1))
+    model.head = Still(width)
+    return model.eval()
+
+
+def parts(z):
+    return [(part, part.new_zeros(len(part), part.shape[1] - 1, 0)) for part in z.split(200)]
+
+
+def walks(rows=1_000):
+    """Random walks, a fifth of which take steps three times as long."""
+    size = torch.where(torch.rand(rows, 1, 1) < 0.2, 3.0, 1.0)
+    return (size * torch.randn(rows, 7, D)).cumsum(1)
+
+
+def test_calibrated_beliefs_hold_what_they_promise_of_data_that_they_were_not_fitted_to():
+    model = model_of(0.5)
+    torch.manual_seed(1)
+    calibrate(model, parts(walks()))
+    assert model.calibration.carried >= 0.95
+    z = walks(3_000)
+    action = z.new_zeros(len(z), 6, 0)
+    one = model.believe_each(z[:, :-1], action).coverage(z[:, 1:])[:, 1:].flatten()
+    assert coverage_error(one).amax() < 0.02
+    futures = model.imagine(z[:, :2], action, particles=200)  # [H, P, N, D]
+    distance = (futures[-1] - z[:, 1]).square().sum(-1)
+    happened = (z[:, -1] - z[:, 1]).square().sum(-1)
+    mass = (distance < happened).float().mean(0)
+    assert coverage_error(mass).amax() < 0.05  # futures keep the scale that they have drawn
+
+
+def test_what_is_not_carried_on_by_the_world_is_not_by_futures():
+    model = model_of(2**0.5)
+    torch.manual_seed(1)
+    calibrate(model, parts(torch.randn(1_000, 7, D)))  # each frame on its own: differences do not add up
+    assert model.calibration.carried == min(CARRIED)
+    z, action = torch.randn(500, 2, D), torch.zeros(500, 6, 0)
+    spread = (model.imagine(z, action, particles=32) - z[:, 1]).square().mean((1, 2, 3))
+    assert 1.8 < spread[0] < 2.3 and spread[-1] < 6  # of whole draws: 12
+
+
+def test_what_is_right_already_stays_nearly_as_it_is():
+    model = model_of(1.0)
+    torch.manual_seed(1)
+    calibrate(model, parts(torch.randn(1_000, 7, D).cumsum(1)))
+    told = model.calibration.told
+    mean = sum(s**2 * w for s, w in zip(told["scales"], told["weights"], strict=True))
+    assert mean == pytest.approx(1, abs=0.03) and told["carried"] >= 0.95
+    assert set(told["scales"]) <= set(SCALES) and sum(told["weights"]) == pytest.approx(1)
+
+
+def test_beliefs_learn_as_they_are_and_a_new_model_corrects_nothing():
+    model = model_of(1.0)
+    z, action = torch.randn(3, 4, D), torch.zeros(3, 4, 0)
+    assert model.calibration.told == NOTHING
+    assert isinstance(model.believe_each(z, action), DiagonalGaussian)
+    model.calibration.set([0.5, 2.0], [0.5, 0.5], carried=0.8)
+    assert isinstance(model.believe_each(z, action), ScaleMixture)
+    model.train()
+    assert isinstance(model.believe_each(z, action), DiagonalGaussian)
+    assert model.unroll(z, torch.zeros(3, 5, 0), 2)[0].name == "diagonal"
+
+
+def test_a_calibration_is_kept_with_the_weights():
+    made = Calibration().eval()
+    made.set([0.7, 1.3], [0.25, 0.75], carried=0.9)
+    other = Calibration().eval()
+    other.load_state_dict(copy.deepcopy(made.state_dict()))
+    assert other.told == made.told and other.corrects
+    torch.testing.assert_close(other.scales, made.scales)
