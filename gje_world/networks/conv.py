@@ -65,6 +65,7 @@ class ConvEncoder(Encoder):
         return {"mean_frame": "one for each pixel", "mean": mean, "std": 1 / self.inverse_std.item()}
 
     def forward(self, obs: Tensor) -> Tensor:
+        self.require_fitting(obs)
         lead, device = obs.shape[:-3], obs.device.type
         # pixels are the largest tensor here: pass over them once, in the precision the convolution takes;
         # whole numbers up to 256 are exact in bfloat16, and the scale goes into the first, small weight

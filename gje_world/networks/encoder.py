@@ -31,8 +31,23 @@ class Encoder(nn.Module):
         self.channels, self.dim, self.image_size = channels, dim, image_size
 
     def forward(self, obs: Tensor) -> Tensor:
-        """Embed pixels from 0 to 255, uint8 or floating, `[..., C, H, W]` as float32 `[..., D]`."""
+        """Embed pixels from 0 to 255, uint8 or floating, `[..., C, H, W]` as float32 `[..., D]`.
+
+        Raises:
+            ValueError: the images are not of a shape that it takes (`require_fitting`).
+        """
         raise NotImplementedError
+
+    def require_fitting(self, obs: Tensor) -> None:
+        """Refuses images of another shape.
+
+        Raises:
+            ValueError: naming theirs, and that which would fit.
+        """
+        size = ("H", "W") if self.any_size else (self.image_size,) * 2
+        if obs.ndim < 3 or obs.shape[-3] != self.channels or not (self.any_size or obs.shape[-2:] == size):
+            fitting = ", ".join(map(str, ("...", self.channels, *size)))
+            raise ValueError(f"images must be [{fitting}] for this encoder, got {list(obs.shape)}")
 
     def centre_on(self, obs: Tensor) -> None:
         """Take what pixels are normalised by from `obs`, uint8 `[N, C, H, W]`; call once, before training."""
@@ -124,6 +139,7 @@ class Features(Encoder):
         raise NotImplementedError
 
     def forward(self, obs: Tensor) -> Tensor:
+        self.require_fitting(obs)
         z = self.project(self.features(self.pixels(obs)))
         return z.float().reshape(*obs.shape[:-3], self.dim)
 

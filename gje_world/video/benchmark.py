@@ -44,6 +44,7 @@ from gje_world.video.futures_models import (
     Recipe,
     VideoPredictor,
     around,
+    calibrate_beliefs,
     embed_episodes,
     episodes,
     episodes_and_states,
@@ -58,7 +59,7 @@ MOST_NEIGHBOURS = 10_000  # training episodes among which they are looked for
 PREDICTORS = (
     "oracle",
     "mixture",
-    "diagonal_mixture",
+    "low_rank_mixture",
     "diagonal",
     "flow",
     "squared_error",
@@ -242,6 +243,7 @@ class Bench:
         start = time.process_time()
         model = around(seen.encoder, seen.frames, recipe, seed)
         learn_beliefs(model, seen.z, recipe, seed, advance)
+        calibrate_beliefs(model, world, recipe, seed)
         torch.manual_seed(seed)  # of its draws, whether or not it was learnt in this process's first go
         return VideoPredictor(model), seen.seconds + time.process_time() - start
 

@@ -23,17 +23,19 @@ from gje_world.networks import ConvEncoder
 from gje_world.networks.decoder import Decoder
 from gje_world.objectives import Objective, make_objective
 from gje_world.training.schedules import warm_cosine
+from gje_world.video.calibration import ROLLED, calibrate
 from gje_world.video.losses import annealed, noisy_view, view_predictor
 from gje_world.video_model import PredictorConfig, VideoModel
 
 LENGTH = 12  # frames of a training episode
 PART = 500  # episodes made and embedded at once
 OBSERVED = 256  # observations that an update of the encoder learns from, where it learns from single ones
+AHEAD = 5  # steps, along which beliefs are calibrated
 AVERAGED = 20  # of this part of all updates the weights of a predictor are the average
 ENCODERS = ("views", "dynamics", "reconstruct", "random")
 BELIEFS: dict[str, dict[str, Any]] = {
-    "mixture": {"name": "mixture", "components": 16, "rank": 3},
-    "diagonal_mixture": {"name": "mixture", "components": 16},
+    "mixture": {"name": "mixture", "components": 16},
+    "low_rank_mixture": {"name": "mixture", "components": 16, "rank": 3},
     "diagonal": {"name": "diagonal"},
     "flow": {"name": "flow"},
     "squared_error": {"name": "point"},
@@ -111,6 +113,7 @@ def learn(world: World, recipe: Recipe, seed: int, advance: Callable[[], None] =
     frames = episodes(world, seed, 0)
     model = around(learn_encoder(frames, recipe, seed, advance), frames, recipe, seed)
     learn_beliefs(model, embed_episodes(model, frames, world, recipe, seed), recipe, seed, advance)
+    calibrate_beliefs(model, world, recipe, seed)
     return model
 
 
@@ -152,9 +155,19 @@ def embed_episodes(model: VideoModel, frames: Tensor, world: World, recipe: Reci
     Arguments:
         frames: of the first part.
     """
-    later = (episodes(world, seed, part) for part in range(1, -(-recipe.episodes // PART)))
-    z = torch.cat([model.embed(clips) for part in chain([frames], later) for clips in part.split(50)])
-    return z[: recipe.episodes]
+    later = (episodes(world, seed, part) for part in range(1, parts(recipe)))
+    return torch.cat([embed_part(model, part) for part in chain([frames], later)])[: recipe.episodes]
+
+
+@torch.no_grad()
+def embed_part(model: VideoModel, frames: Tensor) -> Tensor:
+    """Embeddings `[N, T, D]` of a part of the episodes."""
+    return torch.cat([model.embed(clips) for clips in frames.split(50)])
+
+
+def parts(recipe: Recipe) -> int:
+    """Parts that the episodes learnt from lie in."""
+    return -(-recipe.episodes // PART)
 
 
 def learn_by_views(
@@ -219,6 +232,7 @@ def learn_beliefs(
     """Teaches the predictor of a model, its encoder held fixed, by the embeddings `z [N, T, D]` of episodes.
 
     The resolution falls: ways that are far apart are found first, and no component is left without a share.
+    Only whole histories are learnt from: they are what a predictor is asked after.
     """
     name = "consistency" if recipe.belief == "squared_error" else "gje_conditional"
     objective = make_objective(name, recipe.dim)
@@ -227,8 +241,9 @@ def learn_beliefs(
     def loss(update: int) -> Tensor:
         objective.resolution = annealed(recipe.first_resolution, recipe.resolution, update / recipe.updates)
         path = z[torch.randint(len(z), (recipe.batch,), generator=generator)]
-        belief = model.believe_each(path[:, :-1], no_action(path, path.shape[1] - 1))
-        told = objective.predict(belief, path[:, 1:]).mean()
+        past = path.unfold(1, recipe.history, 1)[:, :-1].mT  # [B, T - history, history, D]
+        belief = model.believe(past, past[..., :0])
+        told = objective.predict(belief, path[:, recipe.history :]).mean()
         if recipe.open_loop:
             length = recipe.history + recipe.open_loop_steps
             start = int(torch.randint(path.shape[1] - length + 1, (), generator=generator))
@@ -240,6 +255,15 @@ def learn_beliefs(
     average = averaged_weights(learnt, recipe.updates)
     descend(learnt, loss, recipe.updates, recipe.lr, advance, average)
     model.eval().requires_grad_(False)
+
+
+def calibrate_beliefs(model: VideoModel, world: World, recipe: Recipe, seed: int) -> None:
+    """Calibrates what was learnt, on episodes after those that it was learnt from."""
+    if recipe.belief == "squared_error":  # which has no density
+        return
+    z = embed_part(model, episodes(world, seed, parts(recipe)))
+    windows = z.unfold(1, recipe.history + AHEAD, 1).mT.flatten(0, 1)  # [M, history + AHEAD, D]
+    calibrate(model, [(part, no_action(part, part.shape[1] - 1)) for part in windows.split(ROLLED)])
 
 
 def sampled_error(model: VideoModel, path: Tensor, recipe: Recipe) -> Tensor:

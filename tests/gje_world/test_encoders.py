@@ -46,6 +46,15 @@ def test_pixels_of_any_leading_shape_become_embeddings(name):
 
 
 @pytest.mark.parametrize("name", OWN)
+def test_images_that_do_not_fit_are_refused_by_their_shape(name):
+    encoder = small(name)
+    wrong = [(2, 4, 32, 32), (32, 32)] if encoder.any_size else [(2, 4, 32, 32), (2, 3, 32, 48)]
+    for shape in wrong:
+        with pytest.raises(ValueError, match=r"images must be \[\.\.\., 3, .*\] for this encoder, got \["):
+            encoder(torch.zeros(shape, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("name", OWN)
 def test_floating_pixels_are_the_same_as_whole_ones_and_stay_as_they_were(name):
     encoder, obs = small(name), images(4)
     pixels = obs.float()
