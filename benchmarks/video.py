@@ -44,7 +44,7 @@ TASKS = {
     "cartpole-balance": Task(3200, 30, action_repeat=4),
     "reacher-easy": Task(3200, 30, action_repeat=4, within_clip=0.2),  # a target stays where it is in a clip
 }
-RESTING = 10 / 13  # of the updates: on embeddings at hand they cost a tenth
+RESTING = 10 / 13  # of the updates, in which all is embedded already
 POSITIONS = ("position", "to_target")
 
 

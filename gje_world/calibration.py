@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,24 +17,20 @@ NOTHING: dict[str, Any] = {"scales": [1.0], "weights": [1.0], "carried": 1.0}
 class Calibration(nn.Module):
     """Corrects beliefs by what data that they were not learnt from show of them.
 
-    Likelihood makes a predictor surer than it may be of what it has not seen, and one error in ten thousand
-    is as costly as many small ones, so its regions are too wide where they are to hold half, and too narrow
-    where they are to hold nearly all. A mixture over a few scales corrects both. A sampled future keeps the
-    scale it has drawn: where a predictor errs by more than it thinks, it goes on to.
+    Likelihood makes a predictor surer than it may be of what it has not seen, and what it takes for noise of
+    one width is of several, so its regions are too wide where they are to hold half, and too narrow where
+    they are to hold nearly all. A mixture over a few scales corrects both. A sampled future keeps the scale
+    it has drawn: where a predictor errs by more than it thinks, it goes on to.
 
     Part of what a belief is unsure of is where in the embedding the next frame will lie, not what the world
-    will be; a sampled future goes on from its mean and the share `carried` of what was drawn about it.
+    will be; a sampled future goes on from its centre and the share `carried` of what was drawn about it.
 
-    A new one corrects nothing; in training mode none does: beliefs learn as they are.
+    A new one corrects nothing; in training mode none does: beliefs learn as they are. What it tells are plain
+    numbers, not buffers: ranks that learn together would exchange those, and only the first of them measures.
     """
-
-    scales: Tensor
-    log_weights: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("scales", torch.ones(1), persistent=False)
-        self.register_buffer("log_weights", torch.zeros(1), persistent=False)
         self.reset()
 
     def set(self, scales: Sequence[float], weights: Sequence[float], carried: float) -> None:
@@ -44,30 +39,41 @@ class Calibration(nn.Module):
         Arguments:
             scales: of the beliefs, above 0.
             weights: of each, above 0 and of sum 1.
-            carried: share of what is drawn about a mean that a sampled future goes on from.
+            carried: share of what is drawn about a centre that a sampled future goes on from.
+
+        Raises:
+            ValueError: there is no scale, or not a weight for each, or they are no shares.
         """
-        device = self.scales.device
-        self.scales = torch.tensor(scales, device=device)
-        self.log_weights = torch.tensor([math.log(weight) for weight in weights], device=device)
-        self.carried = carried
-        self.told = {"scales": list(scales), "weights": list(weights), "carried": carried}
+        if not scales or len(scales) != len(weights) or abs(sum(weights) - 1) > 1e-4 or min(weights) <= 0:
+            raise ValueError(f"weights must be shares of the scales {list(scales)}, got {list(weights)}")
+        self.told: dict[str, Any] = {"scales": [*scales], "weights": [*weights], "carried": carried}
+
+    def reset(self) -> None:
+        """Correct nothing from now on."""
+        self.set(**NOTHING)
 
     @property
     def corrects(self) -> bool:
         """Whether it changes any belief now."""
         return not self.training and self.told != NOTHING
 
-    def reset(self) -> None:
-        """Correct nothing from now on."""
-        self.set(**NOTHING)
+    @property
+    def carried(self) -> float:
+        """Share of what is drawn about a centre that a sampled future goes on from."""
+        return float(self.told["carried"])
 
     def forward(self, belief: Belief) -> Belief:
         """The belief, corrected; itself where nothing is to be."""
-        return ScaleMixture(belief, self.scales, self.log_weights) if self.corrects else belief
+        return ScaleMixture(belief, *self.law(belief.mean.device)) if self.corrects else belief
 
-    def draw_scales(self, shape: Size) -> Tensor:
+    def draw_scales(self, shape: Size, device: torch.device) -> Tensor:
         """Scales `[*shape]` for sampled futures, each of which keeps its own."""
-        return draw_scales(self.scales, self.log_weights, shape)
+        return draw_scales(*self.law(device), shape)
+
+    def law(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Scales `[S]`, and the logarithms of their weights."""
+        scales, weights = (torch.tensor(self.told[name], device=device) for name in ("scales", "weights"))
+        return scales, weights.log()
 
     def get_extra_state(self) -> dict[str, Any]:
         """What it corrects, for checkpoints."""

@@ -220,7 +220,8 @@ class VideoModel(nn.Module):
         """
 
         def draw(belief: Belief, shape: torch.Size) -> tuple[Tensor, Tensor]:
-            return belief.mean + (belief.sample(shape) - belief.mean).detach(), belief.mean
+            drawn = belief.mean + (belief.sample(shape) - belief.mean).detach()
+            return drawn, belief.mean.expand_as(drawn)
 
         return self._roll(z, action, particles, draw)[0]
 
@@ -286,23 +287,21 @@ class VideoModel(nn.Module):
         keeps a width of its own.
         """
         length, rows = z.shape[1], torch.Size((particles, len(z)))
-        calibrated = self.calibration.corrects
-        scale = self.calibration.draw_scales(rows) if calibrated else None  # [P, B]
+        carried = self.calibration.carried if self.calibration.corrects else 1.0
+        scale = self.calibration.draw_scales(rows, z.device) if self.calibration.corrects else None  # [P, B]
         with self.precision():
             first = self.as_learnt(z, action[:, :length])
             beliefs = [self.calibration(first)]
-            drawn = draw(first, rows[:1]) if scale is None else draw(first.rescale(scale), EMPTY)
-            cloud, futures = z.expand(particles, *z.shape), [drawn[0]]
+            drawn, centre = draw(first, rows[:1]) if scale is None else draw(first.rescale(scale), EMPTY)
+            cloud, futures = z.expand(particles, *z.shape), [drawn]
             for end in range(length + 1, action.shape[1] + 1):
-                value, centre = drawn
-                if calibrated:
-                    value = centre + self.calibration.carried * (value - centre)
-                cloud = torch.cat([cloud, value.unsqueeze(2)], 2)
+                going_on = drawn if carried == 1 else centre + carried * (drawn - centre)
+                cloud = torch.cat([cloud, going_on.unsqueeze(2)], 2)
                 each = self.as_learnt(cloud, action[:, :end].expand(particles, -1, -1, -1))
                 each = each if scale is None else each.rescale(scale)
                 beliefs.append(Pool(each))
-                drawn = draw(each, EMPTY)
-                futures.append(drawn[0])
+                drawn, centre = draw(each, EMPTY)
+                futures.append(drawn)
         return beliefs, torch.stack(futures)
 
 

@@ -55,8 +55,13 @@ class Belief(Distribution):
         """The same belief moved by `offset`, of its own shape `[*batch, D]`."""
         return Translated(self, offset)
 
+    @property
+    def centre(self) -> Tensor:
+        """What `rescale` keeps in its place `[..., D]`: the mean, unless that is only estimated."""
+        return self.mean
+
     def rescale(self, scale: Tensor) -> Belief:
-        """The same belief, `scale [...]` times as wide about its mean; a mixture's components about theirs.
+        """The same belief, `scale [...]` times as wide about its centre; of several each about its own.
 
         Arguments:
             scale: above 0, of a shape that broadcasts with the batch's.
@@ -64,9 +69,9 @@ class Belief(Distribution):
         return Rescaled(self, scale)
 
     def draw(self, sample_shape: _size = EMPTY) -> tuple[Tensor, Tensor]:
-        """A sample, as `rsample`, and what it lies about: the mean; of a mixture that of its component."""
+        """A sample, as `rsample`, and the centre it lies about: of several beliefs, of the one it is of."""
         drawn = self.rsample(sample_shape)
-        return drawn, self.mean.expand_as(drawn)
+        return drawn, self.centre.expand_as(drawn)
 
     @torch.no_grad()
     def coverage(self, value: Tensor) -> Tensor:
@@ -122,6 +127,10 @@ class Translated(Belief):
         return self.base.mean + self.offset
 
     @property
+    def centre(self) -> Tensor:
+        return self.base.centre + self.offset
+
+    @property
     def variance(self) -> Tensor:
         return self.base.variance.expand(self._extended_shape())
 
@@ -156,7 +165,7 @@ class Translated(Belief):
 
 
 class Rescaled(Belief):
-    """`base`, `scale [...]` times as wide about its mean."""
+    """`base`, `scale [...]` times as wide about its centre."""
 
     def __init__(self, base: Belief, scale: Tensor):
         self.base, self.scale = base, scale.unsqueeze(-1)
@@ -164,8 +173,12 @@ class Rescaled(Belief):
         super().__init__(torch.broadcast_shapes(base.batch_shape, scale.shape), base.dim)
 
     @property
+    def centre(self) -> Tensor:
+        return self.base.centre.expand(self._extended_shape())
+
+    @property
     def mean(self) -> Tensor:
-        return self.base.mean.expand(self._extended_shape())
+        return self.centre + self.scale * (self.base.mean - self.base.centre)
 
     @property
     def variance(self) -> Tensor:
@@ -178,8 +191,8 @@ class Rescaled(Belief):
     def rsample(self, sample_shape: _size = EMPTY) -> Tensor:
         shape = self._extended_shape(sample_shape)[:-1]
         drawn = self.base.rsample(shape[: len(shape) - len(self.base.batch_shape)])
-        return self.base.mean + self.scale * (drawn - self.base.mean)
+        return self.base.centre + self.scale * (drawn - self.base.centre)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        inside = self.base.mean + (value - self.base.mean) / self.scale
+        inside = self.base.centre + (value - self.base.centre) / self.scale
         return self.base.log_prob(inside) - self.dim * self.scale.squeeze(-1).log()

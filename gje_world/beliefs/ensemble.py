@@ -24,8 +24,8 @@ class EqualMixture(Belief):
         """Log-density of `value [..., D]` under each member, `[M, ...]`."""
         raise NotImplementedError
 
-    def each_draw(self, sample_shape: _size) -> Tensor:
-        """A draw of each member, `[M, *sample_shape, *batch, D]`."""
+    def each_draw(self, sample_shape: _size) -> tuple[Tensor, Tensor]:
+        """A draw of each member, `[M, *sample_shape, *batch, D]`, and what it lies about (`Belief.draw`)."""
         raise NotImplementedError
 
     def each(self, property: str) -> Tensor:
@@ -61,10 +61,13 @@ class EqualMixture(Belief):
         return torch.logsumexp(densities, 0) - math.log(len(densities))
 
     def rsample(self, sample_shape: _size = EMPTY) -> Tensor:
-        drawn = self.each_draw(sample_shape)
+        return self.draw(sample_shape)[0]
+
+    def draw(self, sample_shape: _size = EMPTY) -> tuple[Tensor, Tensor]:
+        drawn, centre = self.each_draw(sample_shape)
         member = torch.randint(len(drawn), drawn.shape[1:-1], device=drawn.device)
         index = member[None, ..., None].expand(1, *drawn.shape[1:])
-        return drawn.gather(0, index).squeeze(0)
+        return drawn.gather(0, index).squeeze(0), centre.gather(0, index).squeeze(0)
 
 
 class Ensemble(EqualMixture):
@@ -79,14 +82,18 @@ class Ensemble(EqualMixture):
     def each_density(self, value: Tensor) -> Tensor:
         return torch.stack([member.log_prob(value) for member in self.members])
 
-    def each_draw(self, sample_shape: _size) -> Tensor:
-        return torch.stack([member.rsample(sample_shape) for member in self.members])
+    def each_draw(self, sample_shape: _size) -> tuple[Tensor, Tensor]:
+        drawn, centres = zip(*(member.draw(sample_shape) for member in self.members), strict=True)
+        return torch.stack(drawn), torch.stack(centres)
 
     def each(self, property: str) -> Tensor:
         return torch.stack([getattr(member, property) for member in self.members])
 
     def translate(self, offset: Tensor) -> Ensemble:
         return Ensemble([member.translate(offset) for member in self.members])
+
+    def rescale(self, scale: Tensor) -> Ensemble:
+        return Ensemble([member.rescale(scale) for member in self.members])
 
     def learning_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
         """Mean over the members, each of which learns all of it, as by the mixture's it would not."""
@@ -114,8 +121,12 @@ class Pool(EqualMixture):
         batch = len(self.batch_shape)
         return self.beliefs.log_prob(value.unsqueeze(-2 - batch)).movedim(-1 - batch, 0)
 
-    def each_draw(self, sample_shape: _size) -> Tensor:
-        return self.beliefs.rsample(sample_shape).movedim(len(sample_shape), 0)
+    def each_draw(self, sample_shape: _size) -> tuple[Tensor, Tensor]:
+        drawn, centre = self.beliefs.draw(sample_shape)
+        return drawn.movedim(len(sample_shape), 0), centre.movedim(len(sample_shape), 0)
+
+    def rescale(self, scale: Tensor) -> Pool:
+        return Pool(self.beliefs.rescale(scale))
 
     def each(self, property: str) -> Tensor:
         return getattr(self.beliefs, property)

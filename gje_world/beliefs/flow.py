@@ -43,6 +43,10 @@ class Flow(Belief):
         return self._moments()[0]
 
     @property
+    def centre(self) -> Tensor:
+        return self.location
+
+    @property
     def variance(self) -> Tensor:
         return self._moments()[1]
 

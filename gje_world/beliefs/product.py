@@ -39,7 +39,8 @@ def fuse(a: Belief, b: Belief) -> Gaussian | Mixture:
     both know. Each must rest on evidence of its own: what both have seen is counted twice.
 
     Arguments:
-        a, b: Gaussians, mixtures, or pools of either (what particles believe, several steps ahead); of batch
+        a, b: Gaussians, mixtures, or pools of either (what particles believe, several steps ahead) or
+            mixtures of their scales; of batch
             shapes that broadcast together, and of one dimension `D`.
 
     Returns a diagonal belief for two diagonal ones, a full precision for two other Gaussians; else the
@@ -92,12 +93,9 @@ def _components(belief: Belief) -> tuple[Tensor, Simple]:
             parts = PrecisionGaussian(parts.mean, cholesky(precision_matrix(parts)))
         return belief.log_weights, parts
     if isinstance(belief, Pool | ScaleMixture):
-        if isinstance(belief, Pool):
-            many, log_shares = belief.beliefs, belief.mean.new_full(belief.beliefs.batch_shape[:1], 0.0)
-            log_shares = log_shares - math.log(len(log_shares))
-        else:
-            many, log_shares = belief.at_all_scales(), belief.log_weights
+        many = belief.beliefs if isinstance(belief, Pool) else belief.at_all_scales()
         weights, each = _components(many)  # [P, ..., K]
+        log_shares = -math.log(len(each.mean)) if isinstance(belief, Pool) else belief.log_weights
         pooled = _changed(
             each, lambda part, event: part.movedim(0, -2 - event).flatten(-2 - event, -1 - event)
         )

@@ -42,7 +42,11 @@ class ScaleMixture(Belief):
 
     @property
     def mean(self) -> Tensor:
-        return self.base.mean
+        return self.average([belief.mean for belief in self.each()])
+
+    @property
+    def centre(self) -> Tensor:
+        return self.base.centre
 
     @property
     def variance(self) -> Tensor:
@@ -60,9 +64,9 @@ class ScaleMixture(Belief):
         return self.draw(sample_shape)[0]
 
     def draw(self, sample_shape: _size = EMPTY) -> tuple[Tensor, Tensor]:
-        shape = self._extended_shape(sample_shape)[:-1]
-        scale = draw_scales(self.scales, self.log_weights, shape)
-        return self.base.rescale(scale).draw()
+        drawn, centre = self.base.draw(sample_shape)
+        scale = draw_scales(self.scales, self.log_weights, drawn.shape[:-1])
+        return centre + scale.unsqueeze(-1) * (drawn - centre), centre
 
     def translate(self, offset: Tensor) -> ScaleMixture:
         return ScaleMixture(self.base.translate(offset), self.scales, self.log_weights)
@@ -77,14 +81,14 @@ def draw_scales(scales: Tensor, log_weights: Tensor, shape: _size) -> Tensor:
     return scales[(log_weights + gumbel).argmax(-1)]
 
 
-def fit_weights(densities: Tensor, prior: Tensor, rounds: int = 300) -> Tensor:
+def fit_weights(densities: Tensor, prior: Tensor, rounds: int = 1000) -> Tensor:
     """Weights `[S]` of scales that make data likeliest, by expectation maximisation (Dempster et al., 1977).
 
-    The likelihood is concave in them, so what is found does not depend on where it begins.
+    The likelihood is concave in them; its maximum is approached, and slowly where scales are much alike.
 
     Arguments:
         densities: log-density of each datum at each scale, `[N, S]`.
-        prior: data that each scale is held to have told before any was seen, `[S]`, not all 0.
+        prior: data that each scale is held to have told before any was seen, `[S]`.
         rounds: of the maximisation.
     """
     densities = densities.double()

@@ -38,7 +38,7 @@ FIGURES: tuple[tuple[str, str, str, Callable[[Rows], Figure | None]], ...] = (
         "Calibration of the beliefs",
         "How often what happened lay inside the region that was to hold it so often; and where it ranked "
         "among draws: level if the beliefs are right, a hill if they are too wide, a valley if too narrow. "
-        "Clips kept for it, neither learnt from nor measured here, have told how wide beliefs are to be.",
+        "Where clips are kept for it (evaluation.kept), they have told before how wide beliefs are to be.",
         foresight.calibration,
     ),
     (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -30,7 +31,8 @@ def calibrate(
     """Set `model.calibration` to what makes windows likeliest.
 
     Scales by the next embedding after every whole history; then, with these, what is carried on by the
-    embeddings from two steps ahead on, under the Gaussian of mean and covariance of sampled futures.
+    embeddings from two steps ahead on, under the Gaussian of mean and covariance of sampled futures. Where
+    nothing has a finite density, nothing is corrected.
 
     Arguments:
         model: in evaluation mode.
@@ -38,26 +40,44 @@ def calibrate(
             `[N, T + H - 1, A]`; several parts.
         check: called between the parts; may raise to leave.
     """
-    past = model.history
+    before = model.calibration.told
+    try:
+        fit(model, windows, check)
+    except BaseException:  # one who leaves finds it as it was
+        model.calibration.set(**before)
+        raise
+
+
+def fit(model: VideoModel, windows: Sequence[tuple[Tensor, Tensor]], check: Callable[[], None]) -> None:
+    """As `calibrate`, which sees to it that none is left half done."""
     model.calibration.reset()
-    densities = []
-    for z, action in windows:
-        belief, value = model.believe_each(z[:, :-1], action), z[:, 1:]
-        scaled = [belief.rescale(value.new_tensor(scale)).log_prob(value) for scale in SCALES]
-        densities.append(torch.stack(scaled, -1)[:, past - 1 :].flatten(0, 1))
-        check()
-    told = torch.cat(densities)
+    told = densities(model, windows, check)
+    if not len(told):
+        return
     prior = torch.tensor([PRIOR if scale == 1 else 0.0 for scale in SCALES], device=told.device)
-    weights = fit_weights(told, prior)
-    kept = (weights > LEAST_WEIGHT).tolist()
-    scales = [scale for scale, keep in zip(SCALES, kept, strict=True) if keep]
-    shares = (weights[weights > LEAST_WEIGHT] / weights[weights > LEAST_WEIGHT].sum()).tolist()
+    found = zip(SCALES, fit_weights(told, prior).tolist(), strict=True)
+    kept = {scale: weight for scale, weight in found if weight > LEAST_WEIGHT}
+    scales, shares = [*kept], [weight / sum(kept.values()) for weight in kept.values()]
     errors = {}
     for carried in CARRIED:
         model.calibration.set(scales, shares, carried)
         errors[carried] = surprise_ahead(model, windows)
         check()
     model.calibration.set(scales, shares, min(errors, key=errors.__getitem__))
+
+
+def densities(
+    model: VideoModel, windows: Sequence[tuple[Tensor, Tensor]], check: Callable[[], None]
+) -> Tensor:
+    """Log-densities `[N, S]` of embeddings after whole histories at each scale, where all are finite."""
+    found = []
+    for z, action in windows:
+        belief, value = model.believe_each(z[:, :-1], action), z[:, 1:]
+        scaled = [belief.rescale(value.new_tensor(scale)).log_prob(value) for scale in SCALES]
+        found.append(torch.stack(scaled, -1)[:, model.history - 1 :].flatten(0, 1))
+        check()
+    told = torch.cat(found)
+    return told[told.isfinite().all(-1)]
 
 
 def surprise_ahead(model: VideoModel, windows: Sequence[tuple[Tensor, Tensor]]) -> float:
@@ -72,4 +92,4 @@ def surprise_ahead(model: VideoModel, windows: Sequence[tuple[Tensor, Tensor]]) 
             for belief, value in zip(beliefs[1:], z[:, past + 1 :].unbind(1), strict=True):
                 total -= float(likelihood(belief).log_prob(value).sum())
                 count += len(z)
-    return total / max(1, count)
+    return total / max(1, count) if math.isfinite(total) else math.inf

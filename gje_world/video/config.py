@@ -72,7 +72,7 @@ def check(config: VideoConfig) -> None:
         "learning.batch_size": 2, "learning.horizon": 1, "learning.open_loop": 0, "learning.particles": 1,
         "learning.warm_up": 0, "learning.views": 0, "learning.noise": 0,
         "evaluation.clips": 2, "evaluation.horizon": 1, "evaluation.particles": 2,
-        "evaluation.calibration": 2, "evaluation.calibration_far": 0, "evaluation.calibrated": 0,
+        "evaluation.calibration": 2, "evaluation.calibration_far": 0, "evaluation.kept": 0,
     }  # fmt: skip
     for name, low in least.items():
         require_at_least(low, config, name)

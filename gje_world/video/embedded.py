@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -12,10 +13,8 @@ from torch import Tensor
 from gje_world.data.clips import ClipBatch, Clips
 from gje_world.video_model import VideoModel
 
-FRAMES_AT_ONCE = 256  # read from the disk and embedded
-PICTURED = (
-    8  # clips of a batch whose frames come along: the decoder is for looking only, and may not cost much
-)
+AT_ONCE = 256  # observations embedded
+PICTURED = 8  # clips of a batch that come with frames, for the decoder: it is for looking only
 
 
 class EmbeddedBatch(NamedTuple):
@@ -27,11 +26,11 @@ class EmbeddedBatch(NamedTuple):
 
 
 class EmbeddedClips:
-    """Embeddings of all observations of clips, in memory: 4 `D` bytes a frame.
+    """Embeddings of all observations of clips, in memory: 4 `D` bytes each.
 
     Arguments:
         clips: what is embedded.
-        model: by whose encoder.
+        model: by whose encoder, at the precision that it is measured at.
         stride: rows of the clips from one frame to the next.
         check: called now and then; may raise to leave.
     """
@@ -40,27 +39,24 @@ class EmbeddedClips:
     def __init__(self, clips: Clips, model: VideoModel, stride: int, check: Callable[[], None]):
         self.clips, self.stride = clips, stride
         self.before = (model.frame_stack - 1) * stride  # rows of an observation before its newest
-        device = model.offset.device
-        self.z = torch.zeros(int(clips.intervals.max(initial=0)), model.dim)
-        for first, end in clips.intervals:
-            for phase in range(first, min(first + stride, end)):  # the frames that stand `stride` rows apart
-                count = -(-(end - phase) // stride)
-                for start in range(0, count - model.frame_stack + 1, FRAMES_AT_ONCE):
-                    length = min(FRAMES_AT_ONCE + model.frame_stack - 1, count - start)
-                    row = phase + start * stride
-                    frames = clips.frames_at(np.array([row]), length, stride).to(device)
-                    with model.autocast():  # in training too: as they are embedded where they are measured
-                        z = model.embed(frames)[0].float().cpu()
-                    self.z[row + self.before : row + self.before + len(z) * stride : stride] = z
-                    check()
+        whole = [np.arange(first + self.before, end) for first, end in clips.intervals]
+        self.rows = np.sort(np.concatenate(whole))  # of the newest frames of observations
+        self.z = torch.empty(len(self.rows), model.dim)
+        for start in range(0, len(self.rows), AT_ONCE):
+            newest = self.rows[start : start + AT_ONCE]
+            frames = clips.frames_at(newest - self.before, model.frame_stack, stride).to(model.offset.device)
+            with model.autocast():
+                self.z[start : start + len(newest)] = model.embed(frames)[:, 0].float().cpu()
+            check()
 
     def sample(self, generator: np.random.Generator, batch: int, length: int) -> EmbeddedBatch:
         """`batch` windows of `length` embeddings, drawn as `Clips.sample` draws those of their frames."""
         stride = self.stride
         newest = self.before + self.clips.draw(generator, batch, length + self.before // stride, stride)
-        rows = torch.from_numpy(newest)[:, None] + stride * torch.arange(length)
+        places = np.searchsorted(self.rows, newest[:, None] + stride * np.arange(length))
         actions = self.clips.actions_at(newest, length, stride)
-        return EmbeddedBatch(self.z[rows], actions, self.clips.frames_at(newest[:PICTURED], length, stride))
+        frames = self.clips.frames_at(newest[:PICTURED], length, stride)
+        return EmbeddedBatch(self.z[torch.from_numpy(places)], actions, frames)
 
 
 def learning_batches(
@@ -70,28 +66,34 @@ def learning_batches(
     batch: int,
     length: int,
     stride: int,
-    resting: int,
+    phases: tuple[int, int],
     check: Callable[[], None],
 ) -> Callable[[int], Iterator[ClipBatch | EmbeddedBatch]]:
-    """Batches for training, `batches(start)` from the `start`-th on: of frames, then of embeddings.
+    """Batches for training, `batches(start)` from the `start`-th on: of frames, and once the encoder rests of
+    embeddings, unless there are more observations than would be learnt from.
 
     A batch depends on the clips, the encoder at rest, the seed and its number alone, so training that is
     resumed needs no loader's state.
 
     Arguments:
         length: embeddings of a window.
-        resting: the first batch that is drawn when the encoder has come to rest.
+        phases: batches in which the encoder learns, and in which it rests.
         check: as `EmbeddedClips` takes it.
     """
 
     def batches(start: int) -> Iterator[ClipBatch | EmbeddedBatch]:
-        for number in range(start, resting):
-            generator = np.random.default_rng([seed, number])
-            yield clips.sample(generator, batch, model.frame_stack - 1 + length, stride)
-        embedded = EmbeddedClips(clips, model, stride, check)
-        number = max(start, resting)
+        learning, resting = phases
+        worth = len(clips) <= resting * batch * length
+        embedded, number = None, start
         while True:
-            yield embedded.sample(np.random.default_rng([seed, number]), batch, length)
+            generator = np.random.default_rng([seed, number])
+            if number < learning or not worth:
+                yield clips.sample(generator, batch, model.frame_stack - 1 + length, stride)
+            else:
+                if embedded is None:
+                    print(f"the encoder rests: {len(clips):,} frames are embedded once", file=sys.stderr)
+                    embedded = EmbeddedClips(clips, model, stride, check)
+                yield embedded.sample(generator, batch, length)
             number += 1
 
     return batches

@@ -54,7 +54,9 @@ class VideoEvaluationConfig:
     clips: int = option(128, "windows evaluated on")
     calibration: int = option(2048, "windows that calibration is measured on, one step ahead")
     calibration_far: int = option(512, "of these those that it is measured on several steps ahead")
-    calibrated: int = option(512, "windows that calibration is fitted to, of clips kept for it; 0: it is not")
+    kept: int = option(
+        512, "windows of half the held-out clips, which beliefs are calibrated on; 0: they are not"
+    )
     horizon: int = option(10, "steps ahead")
     particles: int = option(64, "sampled futures of each")
 
@@ -104,9 +106,9 @@ class VideoEvaluation:
             clips.sample(generator, config.clips, length, stride) for clips in (seen, held_out)
         )
         self.seen_clips, self.held_out_clips, self.stride = seen, held_out, stride
-        self.kept = kept if config.calibrated else None
-        far = min(FAR, config.horizon)
-        self.calibrated_frames = model.frame_stack - 1 + self.past + far
+        self.kept = kept
+        self.far = min(FAR, config.horizon)
+        self.window = model.frame_stack - 1 + self.past + self.far
 
     @torch.no_grad()
     def measure(self, check: Callable[[], None] = lambda: None) -> tuple[dict[str, Any], Gallery]:
@@ -116,8 +118,10 @@ class VideoEvaluation:
             check: called between the parts; may raise to leave.
         """
         model, past = self.model, self.past
-        if self.kept is not None:
-            parts = self.in_parts(self.kept, self.config.calibrated, self.calibrated_frames)
+        if self.kept is None:
+            model.calibration.reset()
+        else:
+            parts = self.in_parts(self.kept, self.config.kept, self.window)
             calibrate(model, [(part.z, part.actions) for part in parts], check)
         seen, held_out = self.embedded(self.seen), self.embedded(self.held_out)
         check()
@@ -130,7 +134,7 @@ class VideoEvaluation:
         found = foresight(beliefs, futures, target, marginal_gaussian(seen.z))
         row |= told(found)
         row |= self.calibration(check)
-        row |= {f"calibration/{name}": value for name, value in model.calibration.told.items()}
+        row |= {f"calibrated/{name}": value for name, value in model.calibration.told.items()}
         check()
         for step in sorted({1, min(FAR, len(beliefs))}):
             when = past + step - 1
@@ -159,7 +163,10 @@ class VideoEvaluation:
         return Windows(batch, z, batch.actions[:, skipped:].to(device), batch.states[:, skipped:].to(device))
 
     def beliefs(self, z: Tensor, actions: Tensor) -> list[Belief]:
-        """At each step ahead: of Gaussian beliefs by moments, else by particles, which keep their shape."""
+        """At each step ahead: of Gaussian beliefs by moments, else by particles, which keep their shape.
+
+        What calibrates a Gaussian belief makes it a mixture of Gaussians, of several scales.
+        """
         past = z[:, : self.past]
         first = self.model.believe(past[:1], actions[:1, : self.past])
         method = "moments" if isinstance(first, Gaussian) else "particles"
@@ -171,14 +178,13 @@ class VideoEvaluation:
         One step ahead after every history that is whole; several steps ahead on the first of the windows,
         where it costs more. Biases are shares held minus shares promised: above 0 beliefs are too wide.
         """
-        c, far = self.config, min(FAR, self.config.horizon)
-        length = self.calibrated_frames
+        c, far = self.config, self.far
         clips = {"seen": self.seen_clips, "held_out": self.held_out_clips}
         near: dict[str, list[Ranks]] = {name: [] for name in clips}
         ahead: list[Ranks] = []
         for name, found in near.items():
             left = c.calibration_far if name == "held_out" and far > 1 else 0
-            for part in self.in_parts(clips[name], c.calibration, length):
+            for part in self.in_parts(clips[name], c.calibration, self.window):
                 found.append(self.one_step(part))
                 check()
                 if left > 0:

@@ -30,7 +30,6 @@ from gje_world.video_model import PredictorConfig, VideoModel
 LENGTH = 12  # frames of a training episode
 PART = 500  # episodes made and embedded at once
 OBSERVED = 256  # observations that an update of the encoder learns from, where it learns from single ones
-AHEAD = 5  # steps, along which beliefs are calibrated
 AVERAGED = 20  # of this part of all updates the weights of a predictor are the average
 ENCODERS = ("views", "dynamics", "reconstruct", "random")
 BELIEFS: dict[str, dict[str, Any]] = {
@@ -67,8 +66,8 @@ class Recipe:
     history: int = 5  # embeddings that the predictor looks at
     hidden: int = 128
     layers: int = 3
-    episodes: int = 60_000  # that beliefs are learnt from; each holds one draw of the way
-    updates: int = 4_000
+    episodes: int = 120_000  # that beliefs are learnt from; each holds one draw of the way
+    updates: int = 16_000
     batch: int = 64
     lr: float = 2e-3
     resolution: float = 0.01  # at the end
@@ -262,8 +261,7 @@ def calibrate_beliefs(model: VideoModel, world: World, recipe: Recipe, seed: int
     if recipe.belief == "squared_error":  # which has no density
         return
     z = embed_part(model, episodes(world, seed, parts(recipe)))
-    windows = z.unfold(1, recipe.history + AHEAD, 1).mT.flatten(0, 1)  # [M, history + AHEAD, D]
-    calibrate(model, [(part, no_action(part, part.shape[1] - 1)) for part in windows.split(ROLLED)])
+    calibrate(model, [(part, no_action(part, LENGTH - 1)) for part in z.split(ROLLED)])
 
 
 def sampled_error(model: VideoModel, path: Tensor, recipe: Recipe) -> Tensor:

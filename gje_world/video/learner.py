@@ -108,7 +108,8 @@ class VideoLearner(Learner):
     def forward(self, batch: ClipBatch | EmbeddedBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of `batch`, by phase, and the decoder's, whose gradients reach nothing else; parts of it.
 
-        What is embedded already is learnt from while the encoder rests.
+        While the encoder rests, targets are what it embeds itself, whatever moving average it learnt by, and
+        clips may be embedded already.
         """
         model, objective, c = self.model, self.objective, self.config
         resting = model.resting
@@ -195,6 +196,7 @@ class VideoLearner(Learner):
         return self.model.embed(frames, self.target_encoder)
 
     def after_update(self, update: int) -> None:
+        self.model.calibration.reset()  # it was of other weights
         self.begin(update + 1)
 
     def get_extra_state(self) -> int:

@@ -132,10 +132,15 @@ def learn(
         batch=share,
         length=config.predictor.history + c.horizon,
         stride=config.data.stride,
-        resting=learner.resting * config.engine.accumulate,
+        phases=(
+            learner.resting * config.engine.accumulate,
+            (config.engine.updates - learner.resting) * config.engine.accumulate,
+        ),
         check=(stop if ranks == 1 else Stop()).check,  # several leave together, at an update
     )
-    kept, measured = (None, held_out) if held_out.episodes < 2 else held_out.split(0.5)
+    kept, measured = None, held_out
+    if config.evaluation.kept and held_out.episodes > 1:
+        kept, measured = held_out.split(0.5)
     evaluation = VideoEvaluation(
         learner.model, learner.decoder, seen, measured, config.evaluation, config.data.stride, kept
     )

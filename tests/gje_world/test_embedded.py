@@ -32,7 +32,7 @@ def model_of(stack: int, stride: int) -> VideoModel:
 
 @pytest.mark.parametrize(("stack", "stride"), [(1, 1), (2, 1), (3, 2), (1, 3)])
 def test_windows_are_those_of_frames_embedded(monkeypatch, clips, stack, stride):
-    monkeypatch.setattr(embedded_module, "FRAMES_AT_ONCE", 4)
+    monkeypatch.setattr(embedded_module, "AT_ONCE", 4)
     model, length = model_of(stack, stride), 3
     seen = clips.sample(np.random.default_rng(1), 50, stack - 1 + length, stride)
     z, actions, newest = EmbeddedClips(clips, model, stride, lambda: None).sample(
@@ -47,7 +47,7 @@ def test_a_batch_depends_on_the_seed_and_its_number_alone_in_either_phase(clips)
     model = model_of(stack=2, stride=1)
 
     def batches(start, seed=3):
-        made = learning_batches(clips, model, seed, 4, 3, 1, resting=2, check=lambda: None)
+        made = learning_batches(clips, model, seed, 4, 3, 1, phases=(2, 4), check=lambda: None)
         return list(itertools.islice(made(start), 6 - start))
 
     whole = batches(0)
@@ -56,6 +56,12 @@ def test_a_batch_depends_on_the_seed_and_its_number_alone_in_either_phase(clips)
         for expected, found in zip(whole[start:], batches(start), strict=True):
             assert all(torch.equal(*parts) for parts in zip(expected, found, strict=True))
     assert not torch.equal(batches(4, seed=4)[0].z, whole[4].z)
+
+
+def test_clips_are_not_embedded_where_few_of_them_would_be_learnt_from(clips):
+    made = learning_batches(clips, model_of(1, 1), 0, 4, 3, 1, phases=(0, 2), check=lambda: None)
+    assert len(clips) > 2 * 4 * 3
+    assert all(batch.frames.dtype == torch.uint8 for batch in itertools.islice(made(0), 3))
 
 
 def test_who_waits_for_clips_to_be_embedded_may_leave(clips):

@@ -29,6 +29,7 @@ from gje_world.training.checkpoint import CheckpointStore
 from gje_world.training.metrics import read_metrics
 from gje_world.video.command import main
 from gje_world.video.config import VideoConfig, check, check_share, split_clips
+from gje_world.video.embedded import EmbeddedBatch
 from gje_world.video.evaluation import VideoEvaluation, VideoEvaluationConfig
 from gje_world.video.learner import LearningConfig, VideoLearner
 from gje_world.video.recording import RecordConfig, record
@@ -111,6 +112,30 @@ def test_a_run_killed_in_the_midst_ends_as_one_that_never_was(whole, clips, tmp_
     assert calibrations[0] == calibrations[1] and calibrations[0]["scales"] != [1.0]
     for name, value in one["learner"].items():
         assert torch.equal(value, other["learner"][name]), name
+
+
+def test_two_ranks_go_on_after_an_evaluation_that_only_one_of_them_makes(clips, tmp_path):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    words = ["engine.devices=2", "engine.updates=8", "engine.evaluate_every=6", "learning.settle=0.5"]
+    command = [sys.executable, "-m", "gje_world.video", *options(tmp_path / "run", clips), *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    evaluations = [row for row in rows(tmp_path / "run") if row["kind"] == "eval"]
+    assert [row["step"] for row in evaluations] == [6, 8]
+    assert evaluations[0]["calibrated/scales"] != [1.0]  # which the other has not
+
+
+def test_without_clips_kept_for_it_nothing_is_calibrated(whole, clips, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(whole, run_dir)
+    told = {"scales": [0.5, 2.0], "weights": [0.5, 0.5], "carried": 0.8}
+    store = CheckpointStore(run_dir / "checkpoints")
+    state, _ = store.load_latest()
+    state["learner"]["model.calibration._extra_state"] = told
+    state["evaluation_owed"] = True
+    store.save(20, state)
+    assert run(*options(run_dir, clips), "evaluation.kept=0") == 0
+    assert rows(run_dir)[-1]["calibrated/scales"] == [1.0]
 
 
 def test_a_run_does_not_go_on_with_other_clips(whole, clips, capsys, tmp_path):
@@ -230,6 +255,25 @@ def test_a_contrast_holds_clips_against_one_another_and_not_moments_of_one_until
     torch.testing.assert_close(loss.detach(), told)
     learner.begin(6)
     assert "loss/contrast" not in learner(whole)[1]
+
+
+def test_clips_embedded_already_are_learnt_from_as_the_same_clips_are():
+    learner, whole = learner_of(views=0.0), batch()
+    learner.begin(6)
+    learner.model.calibration.set([0.5, 2.0], [0.5, 0.5], carried=0.8)
+    z = learner.model.embed(whole.frames).detach()
+    found = {}
+    for seen in (whole, EmbeddedBatch(z, whole.actions, whole.frames)):
+        learner.zero_grad()
+        loss, metrics = learner(seen)
+        loss.backward()
+        assert all(parameter.grad is None for parameter in learner.model.encoder.parameters())
+        gradient = learner.model.head.linear.weight.grad.clone()
+        found[type(seen)] = metrics["loss/nll"], gradient
+    for one, other in zip(found[ClipBatch], found[EmbeddedBatch], strict=True):
+        torch.testing.assert_close(one, other)
+    learner.after_update(6)
+    assert learner.model.calibration.told["scales"] == [1.0]  # it was of other weights
 
 
 def learner_of(encoder=None, frozen=False, objective=None, **config) -> VideoLearner:
