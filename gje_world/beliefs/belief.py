@@ -68,6 +68,10 @@ class Belief(Distribution):
         """
         return Rescaled(self, scale)
 
+    def log_prob_at_scales(self, value: Tensor, scales: Tensor) -> Tensor:
+        """Log-densities `[..., S]` of `value [..., D]` under the belief at each of `scales [S]`."""
+        return torch.stack([self.rescale(scale).log_prob(value) for scale in scales], -1)
+
     def draw(self, sample_shape: _size = EMPTY) -> tuple[Tensor, Tensor]:
         """A sample, as `rsample`, and the centre it lies about: of several beliefs, of the one it is of."""
         drawn = self.rsample(sample_shape)

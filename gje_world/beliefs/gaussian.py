@@ -134,6 +134,11 @@ class Gaussian(Belief):
     def log_prob(self, value: Tensor) -> Tensor:
         return -0.5 * (self.mahalanobis(value) + self.dim * LOG_2PI) - self.half_log_det
 
+    def log_prob_at_scales(self, value: Tensor, scales: Tensor) -> Tensor:
+        distances = self.mahalanobis(value).unsqueeze(-1) / scales.square()
+        log_volume = self.half_log_det.unsqueeze(-1) + self.dim * scales.log()
+        return -0.5 * (distances + self.dim * LOG_2PI) - log_volume
+
     def entropy(self) -> Tensor:
         return 0.5 * self.dim * (1 + LOG_2PI) + self.half_log_det
 

@@ -64,6 +64,10 @@ class Mixture(Belief):
     def log_prob(self, value: Tensor) -> Tensor:
         return torch.logsumexp(self.log_weights + self.components.log_prob(value.unsqueeze(-2)), -1)
 
+    def log_prob_at_scales(self, value: Tensor, scales: Tensor) -> Tensor:
+        each = self.components.log_prob_at_scales(value.unsqueeze(-2), scales)  # [..., K, S]
+        return torch.logsumexp(self.log_weights.unsqueeze(-1) + each, -2)
+
     def entropy(self) -> Tensor:
         count = max(1, SAMPLES // self.log_weights.shape[-1])
         drawn = self.components.rsample((count,)).movedim(-2, 0)  # [K, count, ..., D]

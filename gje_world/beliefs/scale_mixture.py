@@ -57,8 +57,7 @@ class ScaleMixture(Belief):
         return self.average([belief.covariance_matrix for belief in self.each()])
 
     def log_prob(self, value: Tensor) -> Tensor:
-        densities = torch.stack([belief.log_prob(value) for belief in self.each()], -1)
-        return torch.logsumexp(densities + self.log_weights, -1)
+        return torch.logsumexp(self.base.log_prob_at_scales(value, self.scales) + self.log_weights, -1)
 
     def rsample(self, sample_shape: _size = EMPTY) -> Tensor:
         return self.draw(sample_shape)[0]

@@ -73,8 +73,8 @@ def densities(
     found = []
     for z, action in windows:
         belief, value = model.believe_each(z[:, :-1], action), z[:, 1:]
-        scaled = [belief.rescale(value.new_tensor(scale)).log_prob(value) for scale in SCALES]
-        found.append(torch.stack(scaled, -1)[:, model.history - 1 :].flatten(0, 1))
+        each = belief.log_prob_at_scales(value, value.new_tensor(SCALES))  # [N, T + H - 1, S]
+        found.append(each[:, model.history - 1 :].flatten(0, 1))
         check()
     told = torch.cat(found)
     return told[told.isfinite().all(-1)]

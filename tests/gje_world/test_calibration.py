@@ -55,6 +55,19 @@ def test_a_rescaled_belief_is_the_same_law_in_other_units(name):
         assert many.batch_shape == (7, B) and many.rsample().shape == many.mean.shape == (7, B, D)
 
 
+@pytest.mark.parametrize("name", RESCALED)
+def test_densities_at_several_scales_are_those_of_each(name):
+    with torch.no_grad():
+        belief, scales = believe(name), torch.tensor([0.5, 1.0, 2.5])
+        value = belief.rsample((6,))
+        found = belief.log_prob_at_scales(value, scales)
+        assert found.shape == (6, B, 3)
+        for place, scale in enumerate(scales):
+            torch.testing.assert_close(
+                found[..., place], belief.rescale(scale).log_prob(value), atol=2e-4, rtol=1e-4
+            )
+
+
 def test_components_of_a_rescaled_mixture_stay_where_they_are():
     mixture = believe("mixture")
     wider = mixture.rescale(torch.tensor(2.0))
