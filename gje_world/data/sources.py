@@ -85,7 +85,8 @@ def open_clips(data: DataConfig) -> Clips:
         clips = Clips.open(path)
         if clips.frame_shape[1:] != (data.image_size, data.image_size):
             raise ClipsError(
-                f"data.image_size={data.image_size} must be the {clips.frame_shape[1]} of the clips in {path}"
+                f"data.image_size={data.image_size} must be that of the clips in {path}: "
+                f"data.image_size={clips.frame_shape[1]}"
             )
         return clips
     root = path.resolve()  # the same however it is written

@@ -125,6 +125,11 @@ def scoreboard(rows: Rows) -> Figure:
     return draw_boards(rows, "world", "predictor", BOARDS)
 
 
+def portrait_path(run_dir: Path, world: str, predictor: str, seed: int) -> Path:
+    """Where the draws of a predictor are kept; one of one's own has a colon, which not every disk takes."""
+    return run_dir / "portraits" / f"{world}-{predictor.replace(':', '.')}-{seed}.npz"
+
+
 def write_report(run_dir: Path, rows: Rows, steps: Rows, config: str) -> Path:
     """Writes `report.html` and its figures in `plots/`; the path of the report.
 
@@ -136,7 +141,7 @@ def write_report(run_dir: Path, rows: Rows, steps: Rows, config: str) -> Path:
     """
     portraits = {}
     for row in rows:
-        path = run_dir / "portraits" / f"{row['world']}-{row['predictor']}-{row['seed']}.npz"
+        path = portrait_path(run_dir, row["world"], row["predictor"], row["seed"])
         if (row["world"], row["predictor"]) not in portraits and path.exists():
             with np.load(path) as found:
                 portraits[row["world"], row["predictor"]] = (found["draws"], found["places"])

@@ -127,8 +127,11 @@ def write_video_report(run_dir: Path | str, *, running: bool = False) -> Path:
     sections = [grid_section(run_dir, *grid) for grid in GRIDS]
     sections.insert(1, film_section(run_dir, rows))
     sections += [
-        figure_section(run_dir / "plots" / f"{name}.png", title, caption, draw(rows))
-        for name, title, caption, draw in FIGURES
+        figure_section(run_dir / "plots" / f"{name}.png", title, caption, figure)
+        for name, title, caption, figure in (
+            (name, title, caption, draw(rows)) for name, title, caption, draw in FIGURES
+        )
+        if figure is not None or foresight.last_evaluation(rows) is None  # films have no state to probe
     ]
     update = max((row["step"] for row in rows), default=0)
     total = max(int(config.get("engine", {}).get("updates", 1)), 1)

@@ -32,7 +32,7 @@ from gje_world.evaluation.futures_baselines import NearestNeighbours
 from gje_world.evaluation.scores import LEVELS
 from gje_world.networks import ConvEncoder
 from gje_world.options import ConfigError, option, plain_value, require_at_least, require_some
-from gje_world.plots.futures import write_report
+from gje_world.plots.futures import portrait_path, write_report
 from gje_world.training.atomic import replacing
 from gje_world.training.devices import keep_freed_memory, set_threads
 from gje_world.training.origin import origin
@@ -211,7 +211,7 @@ class Bench:
             made, seconds = self.predictor(name, world, predictor, seed, advance)
             scores = score(world, made, question)
         key = dict(zip(KEY, (name, predictor, seed), strict=True))
-        save_portrait(self.folder / "portraits" / f"{name}-{predictor}-{seed}.npz", scores, question)
+        save_portrait(portrait_path(self.folder, name, predictor, seed), scores, question)
         keep_steps(self.folder / "steps.csv", key, scores)
         row: Row = key | {column: rounded(value) for column, value in scores.row.items()}
         return row | {"training_cpu_seconds": None if seconds is None else round(seconds, 1)} | origin()
@@ -356,9 +356,9 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "total variation": number("total_variation"),
     "NLL gap, nats": number("nll_gap"),
     "energy score / oracle's, 1 step": number("energy_ratio_1"),
-    f"{HORIZON} steps": number(f"energy_ratio_{HORIZON}"),
+    f"energy score / oracle's, {HORIZON} steps": number(f"energy_ratio_{HORIZON}"),
     "worst coverage error, points, 1 step": worst_coverage(1),
-    f"{HORIZON} steps ": worst_coverage(HORIZON),
+    f"worst coverage error, points, {HORIZON} steps": worst_coverage(HORIZON),
     "training, CPU minutes": minutes,
 }
 

@@ -28,6 +28,9 @@ calibration, surprise and probes. The same command on the same run directory goe
   gje-video data=clips data.path=DIR                       what was recorded
   gje-video data=hdf5 data.path=FILE                       episodes as offline world-model datasets keep them
   gje-video encoder.path=DIR encoder.frozen=true frame_stack=1     on embeddings learnt elsewhere
+  gje-video benchmark                                      several futures, in worlds whose law is known
+
+`gje-video record --help` and `gje-video benchmark --help` tell theirs.
 """.strip()
 
 RECORD_ABOUT = """

@@ -163,7 +163,8 @@ def learn(
         samples=(share * ranks, "clips"),
     )
     engine.announce(
-        f"{len(seen):,} frames in {seen.episodes} clips learnt from, {held_out.episodes} held out\n"
+        f"{len(seen):,} frames learnt from; clips: {seen.episodes} learnt from, {measured.episodes} measured "
+        f"on, {0 if kept is None else kept.episodes} that beliefs are calibrated on\n"
         f"device={fabric.device} precision={fabric.strategy.precision.precision}"
     )
     finished = engine.train(stop)
