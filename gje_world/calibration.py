@@ -1,9 +1,8 @@
-"""What calibrates a predictor after it has learnt: how wide its beliefs are to be, and what of them lasts."""
+"""What calibrates a predictor after it has learnt: how wide its beliefs are to be."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Size, Tensor, nn
@@ -11,7 +10,7 @@ from torch import Size, Tensor, nn
 from gje_world.beliefs import Belief, ScaleMixture
 from gje_world.beliefs.scale_mixture import draw_scales
 
-NOTHING: dict[str, Any] = {"scales": [1.0], "weights": [1.0], "carried": 1.0}
+NOTHING: dict[str, list[float]] = {"scales": [1.0], "weights": [1.0]}
 
 
 class Calibration(nn.Module):
@@ -22,9 +21,6 @@ class Calibration(nn.Module):
     they are to hold nearly all. A mixture over a few scales corrects both. A sampled future keeps the scale
     it has drawn: where a predictor errs by more than it thinks, it goes on to.
 
-    Part of what a belief is unsure of is where in the embedding the next frame will lie, not what the world
-    will be; a sampled future goes on from its centre and the share `carried` of what was drawn about it.
-
     A new one corrects nothing; in training mode none does: beliefs learn as they are. What it tells are plain
     numbers, not buffers: ranks that learn together would exchange those, and only the first of them measures.
     """
@@ -33,20 +29,19 @@ class Calibration(nn.Module):
         super().__init__()
         self.reset()
 
-    def set(self, scales: Sequence[float], weights: Sequence[float], carried: float) -> None:
+    def set(self, scales: Sequence[float], weights: Sequence[float]) -> None:
         """Correct so from now on.
 
         Arguments:
             scales: of the beliefs, above 0.
             weights: of each, above 0 and of sum 1.
-            carried: share of what is drawn about a centre that a sampled future goes on from.
 
         Raises:
             ValueError: there is no scale, or not a weight for each, or they are no shares.
         """
         if not scales or len(scales) != len(weights) or abs(sum(weights) - 1) > 1e-4 or min(weights) <= 0:
             raise ValueError(f"weights must be shares of the scales {list(scales)}, got {list(weights)}")
-        self.told: dict[str, Any] = {"scales": [*scales], "weights": [*weights], "carried": carried}
+        self.told = {"scales": [*scales], "weights": [*weights]}
 
     def reset(self) -> None:
         """Correct nothing from now on."""
@@ -56,11 +51,6 @@ class Calibration(nn.Module):
     def corrects(self) -> bool:
         """Whether it changes any belief now."""
         return not self.training and self.told != NOTHING
-
-    @property
-    def carried(self) -> float:
-        """Share of what is drawn about a centre that a sampled future goes on from."""
-        return float(self.told["carried"])
 
     def forward(self, belief: Belief) -> Belief:
         """The belief, corrected; itself where nothing is to be."""
@@ -75,9 +65,9 @@ class Calibration(nn.Module):
         scales, weights = (torch.tensor(self.told[name], device=device) for name in ("scales", "weights"))
         return scales, weights.log()
 
-    def get_extra_state(self) -> dict[str, Any]:
+    def get_extra_state(self) -> dict[str, list[float]]:
         """What it corrects, for checkpoints."""
         return self.told
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
+    def set_extra_state(self, state: dict[str, list[float]]) -> None:
         self.set(**state)

@@ -209,7 +209,7 @@ class VideoModel(nn.Module):
             action: `[B, T-1+H, A]`: those between the embeddings of the history, then those of the future.
             particles: `P`.
         """
-        return self._roll(z, action, particles, Belief.draw)[1]
+        return self._roll(z, action, particles, lambda belief, shape: belief.rsample(shape))[1]
 
     def unroll(self, z: Tensor, action: Tensor, particles: int) -> list[Belief]:
         """Beliefs `[B]` at each of the next `H` steps along sampled futures, to be learnt by; as `imagine`.
@@ -219,9 +219,8 @@ class VideoModel(nn.Module):
         than they may be.
         """
 
-        def draw(belief: Belief, shape: torch.Size) -> tuple[Tensor, Tensor]:
-            drawn = belief.mean + (belief.sample(shape) - belief.mean).detach()
-            return drawn, belief.mean.expand_as(drawn)
+        def draw(belief: Belief, shape: torch.Size) -> Tensor:
+            return belief.mean + (belief.sample(shape) - belief.mean).detach()
 
         return self._roll(z, action, particles, draw)[0]
 
@@ -243,7 +242,7 @@ class VideoModel(nn.Module):
         if method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
         if method == "particles":
-            return self._roll(z, action, particles, Belief.draw)[0]
+            return self._roll(z, action, particles, lambda belief, shape: belief.rsample(shape))[0]
         window = _Window(self, min(self.history, z.shape[1]))
         actions = action[:, z.shape[1] - window.length :].unfold(1, window.length, 1).movedim(1, 0).mT
         newest = slice(-self.dim, None)
@@ -275,11 +274,7 @@ class VideoModel(nn.Module):
         return fuse(self.propagate(z, action, method, particles)[-1], evidence)
 
     def _roll(
-        self,
-        z: Tensor,
-        action: Tensor,
-        particles: int,
-        draw: Callable[[Belief, torch.Size], tuple[Tensor, Tensor]],
+        self, z: Tensor, action: Tensor, particles: int, draw: Callable[[Belief, torch.Size], Tensor]
     ) -> tuple[list[Belief], Tensor]:
         """Beliefs `[B]` at each step, and the sampled futures `[H, P, B, D]`.
 
@@ -287,22 +282,19 @@ class VideoModel(nn.Module):
         keeps a width of its own.
         """
         length, rows = z.shape[1], torch.Size((particles, len(z)))
-        carried = self.calibration.carried if self.calibration.corrects else 1.0
         scale = self.calibration.draw_scales(rows, z.device) if self.calibration.corrects else None  # [P, B]
         with self.precision():
             first = self.as_learnt(z, action[:, :length])
             beliefs = [self.calibration(first)]
-            drawn, centre = draw(first, rows[:1]) if scale is None else draw(first.rescale(scale), EMPTY)
-            cloud, futures = z.expand(particles, *z.shape), [drawn]
+            drawn = draw(first, rows[:1]) if scale is None else draw(first.rescale(scale), EMPTY)
+            cloud = z.expand(particles, *z.shape)
             for end in range(length + 1, action.shape[1] + 1):
-                going_on = drawn if carried == 1 else centre + carried * (drawn - centre)
-                cloud = torch.cat([cloud, going_on.unsqueeze(2)], 2)
+                cloud = torch.cat([cloud, drawn.unsqueeze(2)], 2)
                 each = self.as_learnt(cloud, action[:, :end].expand(particles, -1, -1, -1))
                 each = each if scale is None else each.rescale(scale)
                 beliefs.append(Pool(each))
-                drawn, centre = draw(each, EMPTY)
-                futures.append(drawn)
-        return beliefs, torch.stack(futures)
+                drawn = draw(each, EMPTY)
+        return beliefs, torch.cat([cloud, drawn.unsqueeze(2)], 2)[:, :, length:].movedim(2, 0)
 
 
 class _Window:

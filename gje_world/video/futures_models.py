@@ -23,7 +23,7 @@ from gje_world.networks import ConvEncoder
 from gje_world.networks.decoder import Decoder
 from gje_world.objectives import Objective, make_objective
 from gje_world.training.schedules import warm_cosine
-from gje_world.video.calibration import ROLLED, calibrate
+from gje_world.video.calibration import calibrate
 from gje_world.video.losses import annealed, noisy_view, view_predictor
 from gje_world.video_model import PredictorConfig, VideoModel
 
@@ -261,7 +261,7 @@ def calibrate_beliefs(model: VideoModel, world: World, recipe: Recipe, seed: int
     if recipe.belief == "squared_error":  # which has no density
         return
     z = embed_part(model, episodes(world, seed, parts(recipe)))
-    calibrate(model, [(part, no_action(part, LENGTH - 1)) for part in z.split(ROLLED)])
+    calibrate(model, [(z, no_action(z, LENGTH - 1))])
 
 
 def sampled_error(model: VideoModel, path: Tensor, recipe: Recipe) -> Tensor:

@@ -128,7 +128,7 @@ def test_two_ranks_go_on_after_an_evaluation_that_only_one_of_them_makes(clips, 
 def test_without_clips_kept_for_it_nothing_is_calibrated(whole, clips, tmp_path):
     run_dir = tmp_path / "run"
     shutil.copytree(whole, run_dir)
-    told = {"scales": [0.5, 2.0], "weights": [0.5, 0.5], "carried": 0.8}
+    told = {"scales": [0.5, 2.0], "weights": [0.5, 0.5]}
     store = CheckpointStore(run_dir / "checkpoints")
     state, _ = store.load_latest()
     state["learner"]["model.calibration._extra_state"] = told
@@ -260,7 +260,7 @@ def test_a_contrast_holds_clips_against_one_another_and_not_moments_of_one_until
 def test_clips_embedded_already_are_learnt_from_as_the_same_clips_are():
     learner, whole = learner_of(views=0.0), batch()
     learner.begin(6)
-    learner.model.calibration.set([0.5, 2.0], [0.5, 0.5], carried=0.8)
+    learner.model.calibration.set([0.5, 2.0], [0.5, 0.5])
     z = learner.model.embed(whole.frames).detach()
     found = {}
     for seen in (whole, EmbeddedBatch(z, whole.actions, whole.frames)):
