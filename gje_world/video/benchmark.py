@@ -80,7 +80,7 @@ variation of their probabilities, energy score over the true law's, coverage err
 defines all. Results stand in the run directory: table.csv, steps.csv (each step ahead), table.md,
 report.html, plots/. The same command on the same run directory goes on where it stopped.
 
-  gje-video benchmark                                             all worlds
+  gje-video benchmark                                             all worlds: about three hours of one core
   gje-video benchmark worlds=[junction_2,coin] predictors=[mixture,oracle]
   gje-video benchmark seeds=3                                     three models of each
   gje-video benchmark predictors=[oracle,mine:make]               your own: make(world, seed) of mine.py
