@@ -36,7 +36,7 @@ def narrow(name: str, encoder: str = "conv", **options):
     if METHODS[name].needs_patches:
         made = make_encoder("vit_tiny", 3, None, 16, depth=1)
     else:
-        made = make_encoder(encoder, 3, 16, 16, width=8 if encoder == "conv" else 4)
+        made = make_encoder(encoder, 3, 16, 16, width=8)
     return make_method(name, made, 10, **NARROW[name] | options)
 
 
