@@ -313,7 +313,7 @@ def test_broken_images_stop_the_command_in_one_line(pictures, tmp_path, capsys):
 def test_two_processes_run_the_command_to_its_end(method, pictures, tmp_path):
     """Frozen moving averages and batch normalisation over both, as `torchrun` starts them."""
     if method == "byol":
-        sizes = ["encoder=resnet18", "encoder.width=4", "method.dim=16", "method.projector_hidden=32"]
+        sizes = ["encoder=resnet18", "encoder.width=8", "method.dim=16", "method.projector_hidden=32"]
     else:
         sizes = ["encoder.width=8", "method.projector_hidden=32", "objective.target=momentum"]
     words = [word for word in arguments(pictures, tmp_path / "run") if not word.startswith("encoder.")]
