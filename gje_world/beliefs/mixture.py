@@ -79,8 +79,7 @@ class Mixture(Belief):
 
     def draw(self, sample_shape: _size = EMPTY) -> tuple[Tensor, Tensor]:
         shape = self._extended_shape(sample_shape)[:-1]
-        gumbel = -torch.empty_like(self.log_weights.expand(*shape, -1)).exponential_().log()
-        return self.components.pick((self.log_weights + gumbel).argmax(-1)).draw()
+        return self.components.pick(draw_index(self.log_weights, shape)).draw()
 
     def translate(self, offset: Tensor) -> Mixture:
         return Mixture(self.log_weights, self.components.translate(offset.unsqueeze(-2)))
@@ -108,6 +107,12 @@ class Mixture(Belief):
         """As `Belief.spread_log_prob`: to the components' covariances alone, not their means or weights."""
         held = self.components.translate(self.means.detach() - self.means)
         return Mixture(self.log_weights.detach(), held).log_prob(value.detach())
+
+
+def draw_index(log_weights: Tensor, shape: _size) -> Tensor:
+    """Indices `[*shape]` of those weights `[..., K]`, by the Gumbel-max trick."""
+    gumbel = -torch.empty_like(log_weights.expand(*shape, -1)).exponential_().log()
+    return (log_weights + gumbel).argmax(-1)
 
 
 class MixtureHead(nn.Module):

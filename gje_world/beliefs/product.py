@@ -40,8 +40,7 @@ def fuse(a: Belief, b: Belief) -> Gaussian | Mixture:
 
     Arguments:
         a, b: Gaussians, mixtures, or pools of either (what particles believe, several steps ahead) or
-            mixtures of their scales; of batch
-            shapes that broadcast together, and of one dimension `D`.
+            mixtures of their scales; of batch shapes that broadcast together, and of one dimension `D`.
 
     Returns a diagonal belief for two diagonal ones, a full precision for two other Gaussians; else the
     mixture of all pairs of components, `K = K_a K_b`.

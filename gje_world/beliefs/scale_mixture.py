@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 from torch.types import _size
 
 from gje_world.beliefs.belief import EMPTY, Belief
+from gje_world.beliefs.mixture import draw_index
 
 
 class ScaleMixture(Belief):
@@ -28,21 +27,17 @@ class ScaleMixture(Belief):
         self.name = base.name
         super().__init__(base.batch_shape, base.dim)
 
-    def each(self) -> Iterator[Belief]:
-        """The belief at each scale, one after the other."""
-        return (self.base.rescale(scale) for scale in self.scales)
-
     def at_all_scales(self) -> Belief:
-        """The same as one, of batch shape `[S, ...]`."""
+        """The belief at each scale, as one of batch shape `[S, ...]`."""
         return self.base.rescale(self.scales.view(-1, *(1,) * len(self.batch_shape)))
 
-    def average(self, values: list[Tensor]) -> Tensor:
-        """Of a property at each scale, by their weights."""
-        return torch.einsum("j,j...->...", self.log_weights.exp(), torch.stack(values))
+    def average(self, values: Tensor) -> Tensor:
+        """Of a property at each scale `[S, ...]`, by their weights."""
+        return torch.einsum("j,j...->...", self.log_weights.exp(), values)
 
     @property
     def mean(self) -> Tensor:
-        return self.average([belief.mean for belief in self.each()])
+        return self.average(self.at_all_scales().mean)
 
     @property
     def centre(self) -> Tensor:
@@ -50,11 +45,11 @@ class ScaleMixture(Belief):
 
     @property
     def variance(self) -> Tensor:
-        return self.average([belief.variance for belief in self.each()])
+        return self.average(self.at_all_scales().variance)
 
     @property
     def covariance_matrix(self) -> Tensor:
-        return self.average([belief.covariance_matrix for belief in self.each()])
+        return self.average(self.at_all_scales().covariance_matrix)
 
     def log_prob(self, value: Tensor) -> Tensor:
         return torch.logsumexp(self.base.log_prob_at_scales(value, self.scales) + self.log_weights, -1)
@@ -76,8 +71,7 @@ class ScaleMixture(Belief):
 
 def draw_scales(scales: Tensor, log_weights: Tensor, shape: _size) -> Tensor:
     """Scales of those weights, drawn for each place of `shape`."""
-    gumbel = -torch.empty(*shape, len(scales), device=scales.device).exponential_().log()
-    return scales[(log_weights + gumbel).argmax(-1)]
+    return scales[draw_index(log_weights, shape)]
 
 
 def fit_weights(densities: Tensor, prior: Tensor, rounds: int = 1000) -> Tensor:

@@ -224,9 +224,10 @@ class Clips:
         return Clips(self.path, self._index, self.intervals[chosen], [sources[i] for i in chosen])
 
     def _gather(self, starts: npt.NDArray[np.int64], length: int, stride: int) -> ClipBatch:
+        rows, span = self._opened()["states"], (length - 1) * stride + 1
         states = np.empty((len(starts), length, len(self.state_names)), np.float32)
         for row, start in enumerate(starts):
-            states[row] = self._opened()["states"][start : start + (length - 1) * stride + 1 : stride]
+            states[row] = rows[start : start + span : stride]
         frames, actions = self.frames_at(starts, length, stride), self.actions_at(starts, length, stride)
         return ClipBatch(frames, actions, torch.from_numpy(states))
 
