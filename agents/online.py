@@ -110,7 +110,12 @@ class Online:
                 self.run.metrics, self.run.tensorboard, resume_offset=offset, elapsed=elapsed
             ) as self.log,
             TrainingProgress(
-                c.steps, unit="frames", work="agent steps", work_per_step=1 / self.repeat, step=self.step
+                c.steps,
+                unit="frames",
+                work="agent steps",
+                work_per_step=1 / self.repeat,
+                step=self.step,
+                rest_every=c.evaluation.every,
             ) as progress,
         ):
             save_owed = self.evaluation_owed

@@ -160,6 +160,7 @@ class Engine:
             work=plural,
             work_per_step=size * c.accumulate,
             step=self.update,
+            rest_every=c.evaluate_every,
             quiet=not first,
         )
         batches = self.batches(self.update * c.accumulate)

@@ -21,6 +21,7 @@ class TrainingProgress:
         work: what speed is told in, such as "agent steps" or "images".
         work_per_step: how much of it a step is.
         step: steps done before this process.
+        rest_every: steps between evaluations, the last of which ends the run.
         console: where to print; standard error by default.
         plain_every: seconds between lines where the console is no terminal.
         quiet: show nothing, as all ranks but the first.
@@ -34,6 +35,7 @@ class TrainingProgress:
         work: str,
         work_per_step: float,
         step: int = 0,
+        rest_every: int,
         console: Console | None = None,
         plain_every: float = 30.0,
         quiet: bool = False,
@@ -41,6 +43,7 @@ class TrainingProgress:
         self.total, self.step = total, step
         self._unit, self._work, self._work_per_step = unit, work, work_per_step
         self._console = console or Console(stderr=True, quiet=quiet)
+        self._rest_every, self._rest = rest_every, 0.0  # steps; seconds
         self._note: str | None = None
         self._every = 0.2 if self._console.is_terminal else plain_every
         self._history = deque([(time.monotonic(), step)])  # (seconds, steps) of the last minute or so
@@ -63,6 +66,13 @@ class TrainingProgress:
         (start, first), (end, last) = self._history[0], self._history[-1]
         return (last - first) * self._work_per_step / (end - start) if end > start else 0.0
 
+    @property
+    def _rests_left(self) -> int:
+        """Rests at later steps: at each multiple of `rest_every`, and at the end."""
+        if self.step >= self.total:
+            return 0
+        return -(-self.total // self._rest_every) - self.step // self._rest_every
+
     def advance(self, step: int, *, note: str | None = None) -> None:
         """Tells that `step` steps are done; a `note`, such as "return 812.3", stands until the next one."""
         now = time.monotonic()
@@ -76,13 +86,13 @@ class TrainingProgress:
 
     @contextmanager
     def resting(self) -> Iterator[None]:
-        """While other work is done, such as an evaluation: its time does not count in the speed."""
+        """While an evaluation is done: its time does not count in the speed, but in what is left."""
         start = time.monotonic()
         try:
             yield
         finally:
-            rest = time.monotonic() - start
-            self._history = deque((then + rest, step) for then, step in self._history)
+            self._rest = time.monotonic() - start
+            self._history = deque((then + self._rest, step) for then, step in self._history)
 
     def announce(self, message: str) -> None:
         """Prints a line above the bar."""
@@ -101,8 +111,12 @@ class TrainingProgress:
         if self._note is not None:
             parts.append(self._note)
         if speed > 0:
-            left = (self.total - self.step) * self._work_per_step / speed
-            parts += [f"{speed:,.1f} {self._work}/s", f"{timedelta(seconds=round(left))} left"]
+            rests = self._rests_left
+            left = (self.total - self.step) * self._work_per_step / speed + rests * self._rest
+            told = f"{timedelta(seconds=round(left))} left"
+            if rests and not self._rest:  # how long they take is not known yet
+                told += f" and {rests} evaluation{'s' * (rests > 1)}"
+            parts += [f"{speed:,.1f} {self._work}/s", told]
         return " · ".join(parts)
 
     def __enter__(self) -> TrainingProgress:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+ASKED = "\nasked to stop by {}: what is at hand is brought to an end and saved\n"
+
 
 class Stopped(Exception):
     """Work was left because someone has asked the run to stop."""
@@ -40,7 +42,7 @@ class Stop:
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Within the block, SIGTERM and the first SIGINT set `stop.requested`; a second SIGINT raises.
+    """Within the block, SIGTERM and the first SIGINT set `stop.requested` and say so; a second SIGINT raises.
 
     Worker processes forked within the block leave SIGINT, which a terminal sends to the whole group, to the
     process that started them, and end on SIGTERM as usual. Must be entered in the main thread.
@@ -60,6 +62,7 @@ def stop_on_signals() -> Iterator[Stop]:
         if number == signal.SIGINT and stop.signal == "SIGINT":
             raise KeyboardInterrupt
         stop.signal = signal.Signals(number).name
+        os.write(2, ASKED.format(stop.signal).encode())  # no buffer: a handler may come in the midst of one
 
     former = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -54,7 +54,7 @@ def train(config: VideoConfig) -> int:
         clips = open_clips(config.data)
     seen, held_out = split_clips(config, clips)
     if (short := clips.episodes - seen.episodes - held_out.episodes) > 0 and fabric.is_global_zero:
-        print(f"{short} of {clips.episodes} clips are too short for a window and left out", file=sys.stderr)
+        print(f"left out as too short for a window: {short} of {clips.episodes} clips", file=sys.stderr)
     learner = make_learner(config, seen)
     changeable = (*CHANGEABLE, "run_dir", "evaluation")
     with (

@@ -12,8 +12,8 @@ from gje_world.training.progress import TrainingProgress
 
 
 def frames(total: int, action_repeat: int, **options) -> TrainingProgress:
-    per_step = 1 / action_repeat
-    return TrainingProgress(total, unit="frames", work="agent steps", work_per_step=per_step, **options)
+    options = {"rest_every": total, "work_per_step": 1 / action_repeat} | options
+    return TrainingProgress(total, unit="frames", work="agent steps", **options)
 
 
 @pytest.fixture
@@ -31,10 +31,10 @@ def test_without_a_terminal_a_line_comes_now_and_then(clock: list[float]) -> Non
             bar.advance(step, note="return 12.3" if step == 80 else None)
     lines = output.getvalue().splitlines()
     assert lines == [
-        "160/800 frames · return 12.3 · 2.0 agent steps/s · 0:00:40 left",
-        "320/800 frames · return 12.3 · 2.0 agent steps/s · 0:00:30 left",
-        "480/800 frames · return 12.3 · 2.0 agent steps/s · 0:00:20 left",
-        "640/800 frames · return 12.3 · 2.0 agent steps/s · 0:00:10 left",
+        "160/800 frames · return 12.3 · 2.0 agent steps/s · 0:00:40 left and 1 evaluation",
+        "320/800 frames · return 12.3 · 2.0 agent steps/s · 0:00:30 left and 1 evaluation",
+        "480/800 frames · return 12.3 · 2.0 agent steps/s · 0:00:20 left and 1 evaluation",
+        "640/800 frames · return 12.3 · 2.0 agent steps/s · 0:00:10 left and 1 evaluation",
         "800/800 frames · return 12.3 · 2.0 agent steps/s · 0:00:00 left",
     ]
 
@@ -61,6 +61,22 @@ def test_what_is_done_between_steps_does_not_count_in_the_speed(clock: list[floa
             clock[0] += 1.0
             bar.advance(bar.step + 4)
             assert bar.speed == pytest.approx(1.0)
+
+
+def test_what_is_left_counts_evaluations_as_long_as_the_last_one(clock: list[float]) -> None:
+    output = io.StringIO()
+    bar = frames(100, 1, rest_every=30, console=Console(file=output, width=80), plain_every=10)
+    for step in range(1, 101):
+        clock[0] += 1
+        bar.advance(step)
+        if step % 30 == 0:
+            with bar.resting():
+                clock[0] += 100
+    told = {line.split("/")[0]: line.split(" · ")[-1] for line in output.getvalue().splitlines()}
+    assert told["20"] == "0:01:20 left and 4 evaluations"
+    assert told["31"] == "0:06:09 left"  # 69 steps of a second; three evaluations, the last at the end
+    assert told["61"] == "0:03:59 left"
+    assert told["100"] == "0:00:00 left"
 
 
 def test_a_terminal_gets_a_bar_and_announcements_as_they_are(clock: list[float]) -> None:

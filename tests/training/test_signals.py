@@ -15,12 +15,15 @@ fork = multiprocessing.get_context("fork")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_first_signal_sets_the_flag(number: signal.Signals) -> None:
+def test_the_first_signal_sets_the_flag_and_tells(
+    number: signal.Signals, capfd: pytest.CaptureFixture[str]
+) -> None:
     former = signal.getsignal(number)
     with stop_on_signals() as stop:
         assert not stop.requested
         os.kill(os.getpid(), number)
         assert stop.requested and stop.signal == number.name
+    assert f"asked to stop by {number.name}" in capfd.readouterr().err
     assert signal.getsignal(number) is former
 
 
