@@ -48,7 +48,7 @@ class Simulated(World):
         scored: names among the simulator's observations.
     """
 
-    most_episodes = 2_000
+    episodes = 2_000
 
     def __init__(self, simulator: Simulator, size: int, scored: tuple[str, ...]):
         super().__init__(size)

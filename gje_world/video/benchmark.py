@@ -102,7 +102,9 @@ class BenchmarkConfig:
     seeds: int = option(1, "models of each kind in each world, with seeds from 1 on")
     image_size: int = option(32, "height and width of the frames in pixels")
     contexts: int | None = option(None, "contexts scored on; null: 2,048, as the benchmark has it")
-    episodes: int = option(Recipe.episodes, "training episodes of each world")
+    episodes: int | None = option(
+        None, f"training episodes of each world; null: {World.episodes:,}, simulated {Simulated.episodes:,}"
+    )
     encoder_updates: int = option(Recipe.encoder_updates, "gradient steps of the encoder")
     updates: int = option(Recipe.updates, "gradient steps of a predictor")
     threads: int | None = option(None, "CPU threads; null: all cores")
@@ -230,7 +232,7 @@ class Bench:
         if ":" in predictor:
             return maker(predictor)(world, seed), time.process_time() - start
         c = self.config
-        count = min(c.episodes, world.most_episodes)
+        count = c.episodes or world.episodes
         if predictor == "nearest_neighbour":
             parts = range(-(-min(count, MOST_NEIGHBOURS) // PART))
             clips = [around_decision(world, *episodes_and_states(world, seed, part)) for part in parts]

@@ -66,7 +66,7 @@ class Recipe:
     history: int = 5  # embeddings that the predictor looks at
     hidden: int = 128
     layers: int = 3
-    episodes: int = 120_000  # that beliefs are learnt from; each holds one draw of the way
+    episodes: int = World.episodes  # that beliefs are learnt from; each holds one draw of the way
     updates: int = 16_000
     batch: int = 64
     lr: float = 2e-3
