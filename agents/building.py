@@ -95,7 +95,7 @@ def keep_encoder(config: TrainConfig, encoder: Encoder | None, run_dir: Path) ->
     folder = run_dir / ENCODER_FOLDER
     if encoder is not None and not (folder / DESCRIPTION).exists():
         assert config.encoder is not None
-        encoder.save(folder, **read_description(config.encoder).get("provenance", {}))
+        encoder.save(folder, **(read_description(config.encoder).get("provenance") or {}))
 
 
 def make_agent(

@@ -39,7 +39,7 @@ from gje_world.training.means import NonFiniteError
 from gje_world.training.origin import origin
 from gje_world.training.ranks import make_fabric, open_run, silence
 from gje_world.training.schedules import warm_cosine
-from gje_world.training.signals import Stop, stop_on_signals
+from gje_world.training.signals import Stop, Stopped, stop_on_signals
 from gje_world.training.tables import write_rows
 
 ABOUT = """
@@ -194,7 +194,12 @@ def pretrain(config: PretrainConfig) -> int:
     if fabric.world_size > 1:
         over_ranks(learner)
     path = run_path(config)
-    with open_run(fabric, path, plain_value(config), changeable=CHANGEABLE) as run, stop_on_signals() as stop:
+    # what is rendered here depends on the options alone, but for the last bit of a pixel on another machine
+    sources = {} if config.data.path is None else {"images": data.description()}
+    with (
+        open_run(fabric, path, plain_value(config), changeable=CHANGEABLE, sources=sources) as run,
+        stop_on_signals() as stop,
+    ):
         training = Engine(
             learner,
             batches,
@@ -219,8 +224,12 @@ def pretrain(config: PretrainConfig) -> int:
         finished = training.train(stop)
         if finished and fabric.is_global_zero:
             export(learner.method, config, data, path)
-            probe = probe_report(path, data, config, fabric)
-            print(f"report: {run.report}\nprobe: {probe}\nencoder: {path / 'encoder'}")
+            print(f"report: {run.report}\nencoder: {path / 'encoder'}")
+            try:
+                print(f"probe: {probe_report(path, data, config, fabric, stop)}")
+            except Stopped:
+                print("the probe was left; the same command makes it", file=sys.stderr)
+                finished = False
     return 0 if finished else stop.status
 
 
@@ -258,10 +267,10 @@ def evaluate(
     """
     method = learner.method
     train, test = (known(part).spaced(probe_images) for part in (data.train, data.test))
-    with fabric.autocast():
-        row = evaluate_encoder(method.exported, train, test, fabric.device, stop.check)
-        if method.predictor is not None:
-            views = learner.views(data.test.spaced(BELIEF_IMAGES).pixels.to(fabric.device))
+    row = evaluate_encoder(method.exported, train, test, fabric.device, fabric.autocast, stop.check)
+    if method.predictor is not None:
+        views = learner.views(data.test.spaced(BELIEF_IMAGES).pixels.to(fabric.device))
+        with fabric.autocast():
             row |= evaluate_beliefs(method.exported, method.predictor, views[0])
     return row
 
@@ -303,12 +312,19 @@ def export(method: Method, config: PretrainConfig, data: Split, path: Path) -> N
     Pretrained(method.exported, method.predictor, provenance).save(path / "encoder")
 
 
-def probe_report(path: Path, data: Split, config: PretrainConfig, fabric: Fabric) -> Path:
-    """What the exported encoder is worth, as `gje-probe encoders` measures it; the path of the page."""
+def probe_report(path: Path, data: Split, config: PretrainConfig, fabric: Fabric, stop: Stop) -> Path:
+    """What the exported encoder is worth, as `gje-probe encoders` measures it; the path of the page.
+
+    Raises:
+        Stopped: someone has asked to stop.
+    """
     name = config.data.task if config.data.name == "frames" else config.data.name
     measured = probe_data(data, name, config.probe_images, config.probe_images)
     found = probe_encoder(
-        load_pretrained(path / "encoder"), with_unlike(measured, UNLIKE_IMAGES), device=fabric.device
+        load_pretrained(path / "encoder"),
+        with_unlike(measured, UNLIKE_IMAGES),
+        device=fabric.device,
+        advance=lambda count: stop.check(),
     )
     row = {"encoder": path.name, "path": str(path / "encoder"), **found.row, **origin()}
     folder = path / "probe"

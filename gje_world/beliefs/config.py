@@ -39,7 +39,8 @@ def check_belief(belief: BeliefConfig, dim: int, *, directions: bool = False) ->
         raise ConfigError(f"belief={belief.name} must be one of {', '.join(HEADS)}")
     if belief.name == "power_spherical" and not directions:
         raise ConfigError(
-            "belief=power_spherical is over directions alone; embeddings of a world need belief=polar"
+            "belief=power_spherical is over directions alone; embeddings of a world or of patches need "
+            "belief=polar"
         )
     if belief.member is not None and belief.member not in MEMBERS:
         raise ConfigError(f"belief.member={belief.member} must be one of {', '.join(MEMBERS)}")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from gje_world.options import ConfigError
+
+DESCRIBED = 1_000  # images whose pixels tell one collection from another
 
 
 @dataclass
@@ -50,6 +54,13 @@ class Split:
     train: Images
     test: Images
     licence: str = "unknown"
+
+    def description(self) -> dict[str, Any]:
+        """What tells these images from others: how many there are, and a digest of some of their pixels."""
+        digest = hashlib.sha256()
+        for images in (self.train, self.test):
+            digest.update(images.spaced(DESCRIBED).pixels.numpy().tobytes())
+        return {"train": len(self.train), "test": len(self.test), "sha256": digest.hexdigest()}
 
 
 def hold_out(images: Images, share: float = 0.1) -> tuple[Images, Images]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from gje_world.options import ConfigError, option
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as everywhere
 # to one luma and two colour differences, in whose plane a hue is an angle (the NTSC television standard)
 YIQ = (LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
+FROM_YIQ = tuple(map(tuple, torch.linalg.inv(torch.tensor(YIQ)).tolist()))
 SHARP = 32  # pixels up to which images are not blurred (Chen et al., 2020, B.9)
 WHITE = 255.0
 
@@ -69,6 +72,12 @@ class AugmentConfig:
             raise ConfigError(f"augment.local_size={self.local_size} must be at least 8, or null")
 
 
+@cache
+def constant(values: Sequence[Any], device: torch.device) -> Tensor:
+    """Numbers as a float32 tensor, brought to the device once: each time would have it wait."""
+    return torch.tensor(values, dtype=torch.float32, device=device)
+
+
 class Views:
     """Draws groups of views of images: `count` of the image's size, and the small ones if there are any.
 
@@ -114,11 +123,12 @@ class Views:
     def colours(self, images: Tensor) -> Tensor:
         """Random affine maps of colours `[B, 3, 4]`, around each image's own mean luma."""
         c = self.config
-        changes = uniform(images, 4, -1, 1) * images.new_tensor(c.jitter)
+        changes = uniform(images, 4, -1, 1) * constant(tuple(c.jitter), images.device)
         changes = changes * happens(images, c.jitter_probability).unsqueeze(1)
         brightness, contrast, saturation, hue = changes.unbind(1)
         saturation = torch.where(happens(images, c.grey), -1.0, saturation)
-        luma = images.new_tensor(LUMA).repeat(images.shape[1] // 3) / (images.shape[1] // 3)
+        frames = images.shape[1] // 3
+        luma = constant(LUMA, images.device).repeat(frames) / frames
         mean = images.mean((-2, -1)) @ luma
         return colour_map(1 + brightness, 1 + contrast, 1 + saturation, hue, mean)
 
@@ -167,8 +177,8 @@ def colour_map(brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Te
     rows = ((one, nothing, nothing), (nothing, cosine, -sine), (nothing, sine, cosine))
     turn = torch.stack([torch.stack(row, 1) for row in rows], 1)  # [B, 3, 3]
     turn[:, 1:] *= saturation[:, None, None]
-    yiq = hue.new_tensor(YIQ)
-    linear = torch.linalg.inv(yiq) @ turn @ yiq * (brightness * contrast)[:, None, None]
+    to_yiq, from_yiq = constant(YIQ, hue.device), constant(FROM_YIQ, hue.device)
+    linear = from_yiq @ turn @ to_yiq * (brightness * contrast)[:, None, None]
     offset = (brightness * (1 - contrast) * mean).unsqueeze(1).expand(-1, 3)
     return torch.cat([linear, offset.unsqueeze(2)], 2)
 

@@ -13,6 +13,7 @@ from torchmetrics.functional.classification import multiclass_accuracy
 
 PENALTIES = tuple(10.0**power for power in range(1, -7, -1))  # strong to weak, each starts from the last
 TOLERANCE = 0.05  # of the chosen penalty, in decades
+LEAST_POINTS = 3  # that a linear probe is fitted to: one held out, and two to vary
 HELD_OUT = 0.1  # of the training points, to choose the penalty on
 # as Caron et al. (2021), for whom 20 did best; Wu et al. (2018), whose temperature it is, have 200 neighbours
 NEIGHBOURS, TEMPERATURE = 20, 0.07
@@ -73,10 +74,10 @@ def fit_linear_probe(
         iterations: most of one fit.
 
     Raises:
-        ValueError: there are fewer than two points.
+        ValueError: there are fewer than three points.
     """
-    if len(z) < 2:
-        raise ValueError(f"a linear probe needs at least 2 points, got {len(z)}")
+    if len(z) < LEAST_POINTS:
+        raise ValueError(f"a linear probe needs at least {LEAST_POINTS} points, got {len(z)}")
     z = z.float()
     mean, std = z.mean(0), z.std(0)
     std = torch.where(std > 1e-6, std, 1.0)  # a dead dimension says nothing, and must not divide by nothing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -11,7 +12,12 @@ from torch import Tensor
 from gje_world.data.image_sources import labelled
 from gje_world.data.images import Images
 from gje_world.evaluation.calibration import NOMINAL, observed_coverage
-from gje_world.evaluation.classification import accuracy, fit_linear_probe, nearest_neighbours
+from gje_world.evaluation.classification import (
+    LEAST_POINTS,
+    accuracy,
+    fit_linear_probe,
+    nearest_neighbours,
+)
 from gje_world.evaluation.collapse import collapse_gauges
 from gje_world.evaluation.embedding import embed_images
 from gje_world.evaluation.probe import linear_probe_r2
@@ -20,17 +26,24 @@ from gje_world.predictor import ViewPredictor
 
 
 def evaluate_encoder(
-    encoder: Encoder, train: Images, test: Images, device: torch.device, check: Callable[[], None]
+    encoder: Encoder,
+    train: Images,
+    test: Images,
+    device: torch.device,
+    precision: Callable[[], AbstractContextManager[Any]],
+    check: Callable[[], None],
 ) -> dict[str, Any]:
     """Linear probe and k-NN of labels, R² of states, whichever is known, and the gauges of collapse.
 
     Arguments:
         train: the probes are fitted to; `test` they are measured on.
+        precision: what the encoder runs in; probes are fitted in float32 whatever it is.
         check: called now and then; leaves by raising where someone has asked to stop.
     """
 
     def embed(images: Tensor) -> Tensor:
-        return embed_images(encoder, images, device=device, advance=lambda count: check())
+        with precision():
+            return embed_images(encoder, images, device=device, advance=lambda count: check())
 
     if train.states is not None and test.states is not None:
         z_train, z_test = embed(train.pixels), embed(test.pixels)
@@ -38,7 +51,7 @@ def evaluate_encoder(
         found = {f"probe/r2/{name}": value for name, value in zip(train.state_names, r2, strict=True)}
         return collapse_gauges(z_test) | found | {"eval/state_r2": r2.nanmean()}
     known, asked = labelled(train), labelled(test)
-    if not len(known) or not len(asked):
+    if len(known) < LEAST_POINTS or not len(asked):
         return collapse_gauges(embed(test.pixels))
     assert known.labels is not None and asked.labels is not None
     z_train, z_test = embed(known.pixels), embed(asked.pixels)

@@ -74,7 +74,7 @@ def build_method(
             raise ConfigError(
                 f"objective.contrast={made.contrast} needs method=gje; got method={config.name}"
             )
-        check_belief(belief, config.dim or ANY_DIM, directions=True)
+        check_belief(belief, config.dim or ANY_DIM, directions=config.name == "gje")
         options |= {"objective": keywords(objective, belief, **defaults), "belief": given(belief)}
     try:
         return make_method(options.pop("name"), encoder, updates, chunk=chunk, **options)

@@ -50,7 +50,7 @@ class GJE(Method):
         self.beliefs = ViewPredictor(
             encoder.dim, dim, projector_hidden=projector_hidden, hidden=hidden, belief=belief
         )
-        self.average = self.objective.momentum_encoder(nn.ModuleList([encoder, self.beliefs.projector]))
+        self.average = self.objective.momentum_encoder(nn.ModuleList([encoder, self.beliefs]))
 
     @property
     def predictor(self) -> ViewPredictor:
@@ -79,11 +79,10 @@ class GJE(Method):
         """Projections `[2, B, D]` to be predicted: `v` itself, or those of the moving average."""
         if self.average is None:
             return v
-        encoder, projector = self.average.module.children()
+        encoder, beliefs = self.average.module.children()
         with torch.no_grad():
-            z = self.encode(views, encoder)
-            return projector(z.flatten(0, 1)).float().unflatten(0, z.shape[:2])
+            return beliefs.project(self.encode(views, encoder))  # type: ignore[operator]
 
     def after_update(self, update: int) -> None:
         if self.average is not None:
-            self.average.update_parameters(nn.ModuleList([self.encoder, self.beliefs.projector]))
+            self.average.update_parameters(nn.ModuleList([self.encoder, self.beliefs]))

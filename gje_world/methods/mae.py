@@ -12,14 +12,16 @@ from gje_world.methods.method import Method, spread
 from gje_world.networks import Encoder, ViTEncoder
 from gje_world.networks.vit import sine_positions, transformer
 
+HEAD = 64  # width of a decoder's attention heads
+
 
 class Masked(Method):
     """What methods share that see some of an image's patches and tell of the others.
 
     Arguments:
-        mask_ratio: share of the patches that is hidden.
-        decoder_width, decoder_depth: of the transformer that tells of the hidden ones; its heads are 64 wide.
-            The paper has 512 and 8 for ImageNet.
+        mask_ratio: share of the patches that is hidden, of which at least one is, and one is not.
+        decoder_width, decoder_depth: of the transformer that tells of the hidden ones; its heads are 64 wide,
+            so its width is a multiple of that. The paper has 512 and 8 for ImageNet.
         common: options of every method.
     """
 
@@ -49,11 +51,15 @@ class Masked(Method):
                 f"chunk={self.chunk} must be null: a masked method encodes few patches at a time"
             )
         self.count = encoder.grid**2
-        self.kept = max(1, round(self.count * (1 - mask_ratio)))
+        if self.count < 2:
+            raise ValueError(f"encoder.patch={encoder.patch} must leave a masked method at least 2 patches")
+        self.kept = min(max(1, round(self.count * (1 - mask_ratio))), self.count - 1)
+        if decoder_width % HEAD:
+            raise ValueError(f"method.decoder_width={decoder_width} must be a multiple of {HEAD}")
         self.enter = nn.Linear(encoder.width, decoder_width)
         self.blank = nn.Parameter(0.02 * torch.randn(decoder_width))
         self.register_buffer("places", sine_positions(encoder.grid, decoder_width), persistent=False)
-        self.decoder = transformer(decoder_width, decoder_depth, max(1, decoder_width // 64))
+        self.decoder = transformer(decoder_width, decoder_depth, decoder_width // HEAD)
         self.norm = nn.LayerNorm(decoder_width)
         self.tell_pixels = nn.Linear(decoder_width, encoder.channels * encoder.patch**2)
 

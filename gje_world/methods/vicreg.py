@@ -14,6 +14,8 @@ from gje_world.networks import Encoder
 from gje_world.objectives.statistics import distributed, moments
 from gje_world.predictor import projector
 
+TERMS = ("invariance", "variance", "covariance")
+
 
 class VICReg(Method):
     """Invariance, variance and covariance (Bardes et al., 2022, eq. 6).
@@ -37,16 +39,16 @@ class VICReg(Method):
         **common: Any,
     ):
         super().__init__(encoder, **common)
-        self.weights = invariance, variance, covariance
+        self.weights = dict(zip(TERMS, (invariance, variance, covariance), strict=True))
         self.projector = projector(encoder.dim, projector_hidden, dim, layers=3)
 
     def forward(self, views: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         z = self.encode(views[0])
         a, b = self.projector(z.flatten(0, 1)).chunk(2)
-        terms = torch.stack(vicreg_terms(a, b))
-        names = ("loss/invariance", "loss/variance", "loss/covariance")
-        metrics = dict(zip(names, terms.detach().unbind(), strict=True))
-        return (terms * terms.new_tensor(self.weights)).sum(), metrics | spread(z)
+        terms = dict(zip(TERMS, vicreg_terms(a, b), strict=True))
+        metrics = {f"loss/{name}": term.detach() for name, term in terms.items()}
+        loss = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
+        return loss, metrics | spread(z)
 
 
 def vicreg_terms(a: Tensor, b: Tensor, epsilon: float = 1e-4) -> tuple[Tensor, Tensor, Tensor]:

@@ -59,8 +59,8 @@ class Objective(nn.Module):
     def momentum_encoder(self, encoder: nn.Module) -> AveragedModel | None:
         """Moving average of `encoder` that embeds targets where `target="momentum"`, else None.
 
-        It begins as a copy at the first `update_parameters(encoder)`, to be called before each use, and takes
-        no gradient.
+        It begins as a copy at the first `update_parameters(encoder)`, to be called once in each update, and
+        takes no gradient.
         """
         if self.target != "momentum":
             return None

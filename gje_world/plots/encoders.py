@@ -147,8 +147,9 @@ FIGURES: tuple[tuple[str, str, str, Callable[[Rows, Arrays], Figure | None]], ..
         "detection",
         "Out of distribution",
         "How well scores tell images unlike the data from test images. Surprise is how unlikely the belief "
-        "holds other views of an image; joint adds the marginal, the distance to the training embeddings' "
-        "Gaussian; epistemic is how far an ensemble's members disagree. Entropy tells how much an image's "
+        "holds other views of an image; joint adds the marginal, the distance to the Gaussian of what "
+        "beliefs are over (of embeddings, where there are no beliefs); epistemic is how far an ensemble's "
+        "members disagree. Entropy tells how much an image's "
         "views may differ, not whether it is new: it is shown to compare. The others stand on embeddings "
         "and labels.",
         lambda rows, arrays: detection(rows),

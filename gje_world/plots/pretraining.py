@@ -119,7 +119,12 @@ FIGURES: tuple[tuple[str, str, str, Callable[[Rows], Figure | None]], ...] = (
         "A collapse would show as both falling towards zero while the loss improves.",
         gauges,
     ),
-    ("losses", "Losses", "Each term before its weight, faint as logged, bold smoothed.", losses),
+    (
+        "losses",
+        "Losses",
+        "The terms, the marginal one weighted; faint as logged, bold smoothed.",
+        losses,
+    ),
 )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from gje_world.data.image_sources import labelled
 from gje_world.data.images import Split
 from gje_world.data.unlike import KINDS, unlike_images
+from gje_world.evaluation.classification import LEAST_POINTS
 from gje_world.options import ConfigError
 
 HELD_OUT = "held_out_classes"
@@ -54,23 +55,22 @@ class ProbeData:
 
 
 def probe_data(split: Split, name: str, most_train: int, most_test: int) -> ProbeData:
-    """At most so many images of each part of `split`, evenly spaced; where there are labels, those labelled.
+    """At most so many images of each part of `split`, evenly spaced; where both have labels, those labelled.
 
     Arguments:
         name: what the data are called in tables.
     """
-    parts = []
-    for images, most in ((split.train, most_train), (split.test, most_test)):
-        known = images if images.labels is None else labelled(images)
-        parts.append(known.spaced(most))
-    train, test = parts
+    train, test = labelled(split.train), labelled(split.test)
+    classes = bool(min(len(train), most_train) >= LEAST_POINTS and len(test))
+    train, test = (train, test) if classes else (split.train, split.test)
+    train, test = train.spaced(most_train), test.spaced(most_test)
     return ProbeData(
         name,
         train.pixels,
         test.pixels,
-        train.labels,
-        test.labels,
-        train.classes,
+        train.labels if classes else None,
+        test.labels if classes else None,
+        train.classes if classes else (),
         train.states,
         test.states,
         train.state_names,

@@ -71,10 +71,11 @@ def probe_encoder(
         belief's entropy), `knn`, and over the projection `projection`, `projection_marginalised` (fitted and
         averaged over what the belief holds possible), `projection_weighted`;
         `state/r2` and `state/r2/<name>`;
-        `ood/<set>/<score>/auroc`, `/aupr`, `/fpr95`, of the scores `marginal` and `neighbours` of the
-        embedding, `mahalanobis` and `confidence` where there are labels, and where there is a belief with a
-        density `surprise`, `joint` (with the marginal), `epistemic` of an ensemble, and `entropy`, which is
-        no measure of novelty: it tells how much views of the image may differ;
+        `ood/<set>/<score>/auroc`, `/aupr`, `/fpr95`, of the scores `neighbours` of the
+        embedding, `marginal` of what beliefs are over, or of the embedding where there are none,
+        `mahalanobis` and `confidence` of the embedding where there are labels, and where there is a belief
+        with a density `surprise`, `joint` (with the marginal), `epistemic` of an ensemble, and `entropy`,
+        which is no measure of novelty: it tells how much views of the image may differ;
         `aurc/<uncertainty>` of the linear probe's errors, and `rank/<uncertainty>`, how it ranks real errors;
         `embedding/std`, `embedding/effective_rank`; `seconds`.
 

@@ -69,7 +69,10 @@ class EncodersConfig:
 # What may differ when a table goes on: none of it changes a row that is there.
 CHANGEABLE = ("run_dir", "encoders", "batch_size", "device", "threads")
 KINDS = {"dim": int} | dict.fromkeys(
-    ("encoder", "path", "digest", "data", "architecture", "method", "belief", "command", "commit", "machine"),
+    (
+        *("encoder", "path", "digest", "data", "architecture", "method", "objective", "belief"),
+        *("command", "commit", "machine"),
+    ),
     str,
 )
 

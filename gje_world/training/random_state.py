@@ -14,14 +14,19 @@ import torch
 @contextmanager
 def forked(device: torch.device, seed: int | None = None) -> Iterator[None]:
     """Within the block torch draws numbers of its own, from `seed` if given, which leave no trace."""
+    metal = torch.mps.get_rng_state() if device.type == "mps" else None
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         if seed is not None:
             torch.manual_seed(seed)
-        yield
+        try:
+            yield
+        finally:
+            if metal is not None:
+                torch.mps.set_rng_state(metal)
 
 
 def capture(**generators: np.random.Generator | torch.Generator) -> dict[str, Any]:
-    """The random states of Python, NumPy, torch (CPU and every CUDA device) and of the generators named.
+    """The random states of Python, NumPy, torch (CPU, every CUDA device, MPS) and of the generators named.
 
     The result holds tensors and plain values only: `CheckpointStore` saves it and reads it back bit for bit.
     """
@@ -31,6 +36,7 @@ def capture(**generators: np.random.Generator | torch.Generator) -> dict[str, An
         "numpy": _to_tensors(np.random.get_state(legacy=False)),  # noqa: NPY002 (libraries draw from it)
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "mps": torch.mps.get_rng_state() if torch.mps.is_available() else None,
         "generators": {name: _capture_generator(generator) for name, generator in generators.items()},
     }
 
@@ -38,8 +44,8 @@ def capture(**generators: np.random.Generator | torch.Generator) -> dict[str, An
 def restore(state: Mapping[str, Any], **generators: np.random.Generator | torch.Generator) -> None:
     """Puts back what `capture` took. The generators given are changed in place.
 
-    CUDA states are put back as far as both machines have devices; a run moved to another device goes on, but
-    cannot draw the same numbers.
+    Those of CUDA and MPS are put back as far as both machines have devices; a run moved to another device
+    goes on, but cannot draw the same numbers.
 
     Raises:
         ValueError: the generators named are not those captured, or one is of another kind.
@@ -54,6 +60,8 @@ def restore(state: Mapping[str, Any], **generators: np.random.Generator | torch.
     if torch.cuda.is_available():
         for index, device_state in enumerate(state["cuda"][: torch.cuda.device_count()]):
             torch.cuda.set_rng_state(device_state.cpu(), index)
+    if torch.mps.is_available() and (metal := state.get("mps")) is not None:
+        torch.mps.set_rng_state(metal.cpu())
     for name, generator in generators.items():
         _restore_generator(name, generator, stored[name])
 

@@ -87,7 +87,7 @@ def test_the_penalty_is_where_held_out_points_are_likeliest() -> None:
 
 
 def test_one_point_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least 2 points, got 1"):
+    with pytest.raises(ValueError, match="at least 3 points, got 1"):
         fit_linear_probe(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64), 2)
 
 

@@ -6,11 +6,14 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +26,8 @@ from PIL import Image
 
 import gje_world
 import gje_world.pretrain
+from gje_world.data.images import Images
+from gje_world.evaluation.pretraining import evaluate_encoder
 from gje_world.methods import METHODS, method_options
 from gje_world.methods.config import MethodConfig, check_bounds
 from gje_world.methods.gje import GJE
@@ -153,6 +158,33 @@ def test_a_killed_run_goes_on_bit_for_bit(pictures, tmp_path, no_probe_report):
     assert rows[0] == rows[1]
 
 
+def test_a_run_does_not_go_on_with_other_images(pictures, tmp_path, capsys, no_probe_report):
+    images = tmp_path / "images"
+    shutil.copytree(pictures, images)
+    assert run(*arguments(images, tmp_path / "run")) == 0
+    changed = next(images.glob("train/*/*.png"))
+    Image.new("RGB", (16, 16)).save(changed)
+    assert run(*arguments(images, tmp_path / "run")) == 2
+    assert "began with other images" in capsys.readouterr().err
+
+
+def test_probes_are_fitted_in_float32_whatever_the_encoder_runs_in(pictures):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(60) % 3
+    pixels = torch.randint(0, 128, (60, 3, 4, 4), generator=generator, dtype=torch.uint8)
+    pixels[:, 0, 0] += 20 * labels[:, None].to(torch.uint8)
+    images = Images(pixels, labels, ("a", "b", "c"))
+
+    def encoder(obs: torch.Tensor) -> torch.Tensor:  # the same numbers in any precision
+        return obs.flatten(1).float()
+
+    rows = [
+        evaluate_encoder(encoder, images, images, torch.device("cpu"), precision, lambda: None)
+        for precision in (nullcontext, partial(torch.autocast, "cpu", torch.bfloat16))
+    ]
+    assert rows[0] == rows[1]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -171,6 +203,10 @@ def test_a_killed_run_goes_on_bit_for_bit(pictures, tmp_path, no_probe_report):
         (
             ["method=masked_gje", "encoder=vit_tiny", "augment=mae", "objective.contrast=0.5"],
             "objective.contrast=0.5 needs method=gje; got method=masked_gje",
+        ),
+        (
+            ["method=masked_gje", "encoder=vit_tiny", "augment=mae", "belief=power_spherical"],
+            "belief=power_spherical is over directions alone; embeddings of a world or of patches need",
         ),
         (["data=zip"], "data=zip needs data.path"),
         (["data=folder", "data.path=/nowhere"], "data.path=/nowhere does not exist"),

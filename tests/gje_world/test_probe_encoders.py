@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from gje_world import probe
 from gje_world.beliefs import HEADS, DiagonalGaussian
 from gje_world.data.image_sources import DataConfig
+from gje_world.data.images import Images, Split
 from gje_world.evaluation.heatmap import occlusion_heatmap
 from gje_world.methods import over_ranks
 from gje_world.networks import Encoder, make_encoder
@@ -24,7 +25,7 @@ from gje_world.plots.encoders import FIGURES, write_report
 from gje_world.predictor import ViewPredictor
 from gje_world.pretrained import Pretrained
 from gje_world.probing import encoders
-from gje_world.probing.data import ProbeData, hold_out_classes, with_unlike
+from gje_world.probing.data import ProbeData, hold_out_classes, probe_data, with_unlike
 from gje_world.probing.encoder import images_to_embed, probe_encoder
 from gje_world.probing.encoders import short_names
 from gje_world.probing.subject import Subject
@@ -272,6 +273,16 @@ def test_held_out_classes_are_outside_and_nowhere_else(data) -> None:
         hold_out_classes(data, ["red", "green", "blue"])
 
 
+def test_where_one_part_has_no_labels_none_are_told() -> None:
+    pixels = torch.zeros(8, 3, SIDE, SIDE, dtype=torch.uint8)
+    labels = torch.arange(8) % 2
+    train, test = (Images(pixels, each, ("a", "b")) for each in (labels, torch.full((8,), -1)))
+    told = probe_data(Split(train, test), "flat", 8, 8)
+    assert told.y_train is None and told.y_test is None and not told.classes and len(told.test) == 8
+    assert probe_data(Split(train, train), "both", 8, 4).classes == ("a", "b")
+    assert not probe_data(Split(train, train), "few", 2, 4).classes  # too few to fit a probe to
+
+
 def test_images_of_another_shape_are_refused(data) -> None:
     encoder = make_encoder("conv", 9, 4, 64, width=8)
     with pytest.raises(ConfigError, match="images of 3x16x16, the encoder takes 9x64x64"):
@@ -313,9 +324,8 @@ def _command(monkeypatch, *arguments: str) -> int:
 
 def test_the_command_measures_each_encoder_once(tmp_path, monkeypatch, capsys) -> None:
     paths = [str(tmp_path / name / "encoder") for name in ("gje", "plain")]
-    Pretrained(make_encoder("conv", 3, 8, SIDE, width=8), ViewPredictor(8, 4), {"method": "gje"}).save(
-        paths[0]
-    )
+    learnt = {"method": {"name": "gje"}, "objective": {"name": "gje_conditional"}}  # as gje-pretrain tells it
+    Pretrained(make_encoder("conv", 3, 8, SIDE, width=8), ViewPredictor(8, 4), learnt).save(paths[0])
     make_encoder("conv", 3, 8, SIDE, width=8).save(paths[1])
     # the frames are rendered once, and the figures have tests of their own
     frames = encoders.load_images(replace(SMALL, image_size=SIDE), 0, encoders.make_env)

@@ -160,6 +160,14 @@ def test_momentum_targets_follow():
     torch.testing.assert_close(method.average.module[0].project.weight, start + 1.5)
 
 
+def test_momentum_targets_of_beliefs_over_directions_are_directions():
+    objective = {"name": "gje_conditional", "target": "momentum"}
+    method = narrow("gje", objective=objective, belief={"name": "power_spherical"})
+    (group,) = views()
+    target = method.targets(group, method.encode(group))
+    torch.testing.assert_close(target.norm(dim=-1), torch.ones(2, len(group[0])))
+
+
 MOMENTUM = {"objective": {"name": "gje_conditional", "target": "momentum"}}
 
 
@@ -188,6 +196,20 @@ def test_a_moving_average_begins_with_the_pixels_of_its_encoder(name, options, a
 def test_what_cannot_be_is_refused(name, options, message):
     with pytest.raises(ValueError, match=message):
         make_method(name, make_encoder("conv", 3, 16, 16), 1, **options)
+
+
+@pytest.mark.parametrize("ratio", [0.01, 0.99])
+def test_masking_hides_a_patch_and_leaves_one(ratio):
+    method = narrow("mae", mask_ratio=ratio)
+    seen, hidden = method.split(torch.zeros(2, 3, 16, 16))
+    assert seen.shape[1] >= 1 and hidden.shape[1] >= 1 and seen.shape[1] + hidden.shape[1] == method.count
+
+
+def test_masking_refuses_a_single_patch_and_heads_that_do_not_fit():
+    with pytest.raises(ValueError, match=r"encoder\.patch=16 must leave a masked method at least 2 patches"):
+        make_method("mae", make_encoder("vit_tiny", 3, None, 16, depth=1, patch=16), 1)
+    with pytest.raises(ValueError, match=r"method\.decoder_width=130 must be a multiple of 64"):
+        narrow("mae", decoder_width=130)
 
 
 def test_masking_needs_patches():
