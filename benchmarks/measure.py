@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import multiprocessing
 import statistics
 from collections.abc import Callable, Mapping
@@ -11,9 +10,9 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from gje_world.training.atomic import replacing
 from gje_world.training.devices import set_threads
 from gje_world.training.origin import origin
+from gje_world.training.tables import write_rows
 
 Result = TypeVar("Result")
 
@@ -80,7 +79,6 @@ def fast_against_plain(
 def write_csv(path: Path, rows: list[dict[str, object]]) -> None:
     """Write `rows`, each with the command, commit and machine that made it, unless it says so."""
     made_by = origin()
-    with replacing(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys([*rows[0], *made_by])))
-        writer.writeheader()
-        writer.writerows(made_by | row for row in rows)
+    write_rows(
+        path, [row | {name: told for name, told in made_by.items() if name not in row} for row in rows]
+    )

@@ -14,6 +14,7 @@ up often leaves the picture with its cart, and what cannot be seen cannot be rea
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,7 +73,8 @@ def measured(config: VideoConfig) -> dict[str, object]:
     if not rows or rows[-1]["kind"] != "eval":
         raise SystemExit("stopped; the same command goes on")
     row = rows[-1]
-    found: dict[str, object] = {"minutes": round(row["time"] / 60, 1)}
+    found: dict[str, object] = json.loads((Path(str(config.run_dir)) / "origin.json").read_text())
+    found |= {"minutes": round(row["time"] / 60, 1)}
     for kind in ("r2", "ahead_r2"):
         values = {name: value for name, value in row.items() if name.startswith(f"probe/{kind}/")}
         named = {name: v for name, v in values.items() if name.split("/")[2].startswith(POSITIONS)}

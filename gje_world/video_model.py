@@ -237,13 +237,18 @@ class VideoModel(nn.Module):
             particles: of each history.
 
         Raises:
-            ValueError: there is no such method, or the belief has no covariance in closed form.
+            ValueError: there is no such method, or for moments the belief has no covariance in closed form,
+                or the history is shorter than the predictor's.
         """
         if method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
         if method == "particles":
             return self._roll(z, action, particles, lambda belief, shape: belief.rsample(shape))[0]
-        window = _Window(self, min(self.history, z.shape[1]))
+        if z.shape[1] < self.history:
+            raise ValueError(
+                f"moments need a history of at least {self.history} embeddings, got {z.shape[1]}"
+            )
+        window = _Window(self, self.history)
         actions = action[:, z.shape[1] - window.length :].unfold(1, window.length, 1).movedim(1, 0).mT
         newest = slice(-self.dim, None)
         with sdpa_kernel(SDPBackend.MATH):  # the one whose derivatives can be batched

@@ -83,12 +83,13 @@ class Belief(Distribution):
 
         The smallest regions are those of highest density (Hyndman, 1996). For a calibrated belief this is
         uniform over data. Where no closed form is known, a Monte Carlo estimate: the rank of the density
-        of `value` among those of `SAMPLES` draws.
+        of `value` among those of `SAMPLES` draws, NaN where it has none.
         """
         density = self.log_prob(value)
         drawn = self._densities_of_draws()
         drawn = drawn.reshape(SAMPLES, *(1,) * (density.ndim - drawn.ndim + 1), *drawn.shape[1:])
-        return ((drawn > density).sum(0) + 0.5) / (SAMPLES + 1)
+        rank = (drawn > density).sum(0)
+        return torch.where(density.isnan(), torch.nan, (rank + 0.5) / (SAMPLES + 1))
 
     def learning_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
         r"""What training maximises: the log-density `[...]` of `value [..., D]`, at finite resolution.

@@ -53,8 +53,8 @@ class EqualMixture(Belief):
     @property
     def covariance_matrix(self) -> Tensor:
         means = self.each("mean")
-        spread = means - means.mean(0)
-        return (self.each("covariance_matrix") + spread.unsqueeze(-1) * spread.unsqueeze(-2)).mean(0)
+        spread = (means - means.mean(0)).movedim(0, -2)  # [..., M, D]
+        return self.each("covariance_matrix").mean(0) + spread.mT @ spread / len(means)
 
     def log_prob(self, value: Tensor) -> Tensor:
         densities = self.each_density(value)

@@ -22,6 +22,13 @@ logger = logging.getLogger(__name__)
 
 INDEX_EVERY = 64  # episodes from one writing of the index to the next: it grows with all that were before,
 INDEX_SECONDS = 10.0  # or so many seconds, if they come first
+LONGEST = 4_096  # frames of an episode made from a film or a file: a longer one becomes several,
+LARGEST = 2**28  # or so many bytes of them, so that memory does not limit it
+
+
+def longest_episode(frame_bytes: int) -> int:
+    """Frames, of so many bytes each, that an episode is to have at most, where it can be cut."""
+    return max(1, min(LONGEST, LARGEST // frame_bytes))
 
 
 class ClipWriter(Clips):

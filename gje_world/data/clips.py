@@ -112,13 +112,18 @@ class Clips:
         return set(self._index.get("finished", ()))
 
     def description(self) -> dict[str, Any]:
-        """What tells these clips from others, for whoever splits them the same way again later."""
-        index = json.dumps([self.lengths.tolist(), self.sources]).encode()
+        """What tells these clips from others, for whoever splits them the same way again later: how they lie,
+        what they were made from, and the first and the last frame of each.
+        """
+        digest = hashlib.sha256(json.dumps([self.lengths.tolist(), self.sources]).encode())
+        frames = self._opened()["frames"]
+        for first, end in self.intervals:
+            digest.update(frames[first].tobytes() + frames[end - 1].tobytes())
         return {
             "episodes": self.episodes,
             "frames": len(self),
             "frame_shape": list(self.frame_shape),
-            "sha256": hashlib.sha256(index).hexdigest(),
+            "sha256": digest.hexdigest(),
         }
 
     def __len__(self) -> int:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import track
 
-from gje_world.data.clip_writer import ClipWriter
+from gje_world.data.clip_writer import ClipWriter, longest_episode
 from gje_world.data.clips import Clips, ClipsError
 from gje_world.data.file_state import state_of
 
@@ -22,7 +22,6 @@ logger = logging.getLogger(__name__)
 
 VIDEOS = {".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm", ".wmv"}
 IMAGES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
-LONGEST = 4_096  # frames of an episode: a longer film becomes several, so that memory does not limit it
 
 Frames = npt.NDArray[np.uint8]
 
@@ -105,12 +104,12 @@ def _decode(clips: ClipWriter, film: Path, version: str, done: int, image_size: 
 
 
 def _episodes(path: Path, image_size: int) -> Iterator[Frames]:
-    """The frames of a film as `[T, 3, H, W]`, `T` at most `LONGEST`; those before a damage come first."""
+    """The frames of a film as `[T, 3, H, W]`, at most an episode's; those before a damage come first."""
     gathered: list[Frames] = []
     try:
         for frame in read_film(path, image_size):
             gathered.append(frame)
-            if len(gathered) == LONGEST:
+            if len(gathered) == longest_episode(3 * image_size**2):
                 yield np.stack(gathered)
                 gathered = []
     except DamagedFilm:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from gje_world.data.clip_writer import ClipWriter
+from gje_world.data.clip_writer import ClipWriter, longest_episode
 from gje_world.data.clips import Clips, ClipsError
 from gje_world.training.atomic import replacing
 
@@ -84,8 +84,8 @@ def _import(file: Any, path: Path, cache: Path, image_size: int) -> Clips:
     action_dim = 0 if action is None else int(np.prod(action.shape[1:]))
     names = () if state is None else state_names(state)
     with ClipWriter(cache, (channels, image_size, image_size), action_dim, names) as clips:
-        for start, length in episodes(file, path)[clips.episodes :]:
-            stop = start + length
+        most = longest_episode(channels * image_size**2)
+        for start, stop, source in cut(episodes(file, path), most)[clips.episodes :]:
             frames = np.concatenate(
                 [
                     _scaled(pixels[at : min(at + BLOCK, stop)], last, image_size)
@@ -94,7 +94,7 @@ def _import(file: Any, path: Path, cache: Path, image_size: int) -> Clips:
             )
             acted = None if action is None else _finite("action", action, start, stop - 1, path)
             states = None if state is None else _finite("state", state, start, stop, path)
-            clips.append(frames, acted, states, source=f"{path.name}[{start}:{stop}]")
+            clips.append(frames, acted, states, source=f"{path.name}[{source.start}:{source.stop}]")
         if not clips.episodes:
             raise ClipsError(f"data.path={path} holds no episode")
     return clips
@@ -136,6 +136,12 @@ def episodes(file: Any, path: Path) -> list[tuple[int, int]]:
     if len(offsets) != len(lengths) or (offsets < 0).any() or (offsets + lengths > rows).any():
         raise ClipsError(f"data.path={path} has episodes that do not lie within its {rows} rows of pixels")
     return [(int(start), int(length)) for start, length in zip(offsets, lengths, strict=True) if length]
+
+
+def cut(episodes: list[tuple[int, int]], most: int) -> list[tuple[int, int, range]]:
+    """Parts of at most so many rows of `episodes` (first row, length): first row, end, rows of its episode."""
+    whole = [range(start, start + length) for start, length in episodes]
+    return [(at, min(at + most, rows.stop), rows) for rows in whole for at in rows[::most]]
 
 
 def state_names(state: Any) -> tuple[str, ...]:

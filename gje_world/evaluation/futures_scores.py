@@ -61,12 +61,12 @@ def rank_pit(samples: Tensor, value: Tensor, generator: Generator) -> Tensor:
     """Probability integral transform of `value [...]` among `samples [S, ...]`, each number on its own.
 
     Uniform in [0, 1] where values and samples are of one distribution: ties are broken at random, and so is
-    the place between two samples.
+    the place between two samples. NaN has no place.
     """
     below = (samples < value).sum(0)
     ties = (samples == value).sum(0) + 1
     place = torch.rand(value.shape, generator=generator).to(value.device)
-    return (below + ties * place) / (len(samples) + 1)
+    return torch.where(value.isnan(), torch.nan, (below + ties * place) / (len(samples) + 1))
 
 
 def central_coverage(pit: Tensor, level: float) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,8 @@ from gje_world.video_model import VideoModel
 
 Event = Callable[[Tensor, Tensor], Tensor]
 
+CHUNK = 32  # clips embedded at once
+
 
 def teleport(frames: Tensor, background: Tensor) -> Tensor:
     """All is at once where it is in another clip."""
@@ -44,7 +46,7 @@ def surprise(model: VideoModel, frames: Tensor, actions: Tensor) -> Tensor:
         frames: uint8 `[N, T, C, H, W]`.
         actions: `[N, T-1, A]`.
     """
-    z = model.embed(frames)
+    z = torch.cat([model.embed(part) for part in frames.split(CHUNK)])
     actions = actions[:, model.frame_stack - 1 :]
     return -model.believe(z[:, :-1], actions).log_prob(z[:, -1]) / model.dim
 

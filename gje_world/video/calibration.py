@@ -39,7 +39,7 @@ def calibrate(
         model.calibration.set(**before)
         raise
     if len(told):
-        prior = torch.tensor([PRIOR if scale == 1 else 0.0 for scale in SCALES], device=told.device)
+        prior = torch.tensor([PRIOR if scale == 1 else 0.0 for scale in SCALES])
         found = zip(SCALES, fit_weights(told, prior).tolist(), strict=True)
         kept = {scale: weight for scale, weight in found if weight > LEAST_WEIGHT}
         model.calibration.set([*kept], [weight / sum(kept.values()) for weight in kept.values()])
@@ -55,5 +55,5 @@ def densities(
         each = belief.log_prob_at_scales(value, value.new_tensor(SCALES))  # [N, T + H - 1, S]
         found.append(each[:, model.history - 1 :].flatten(0, 1))
         check()
-    told = torch.cat(found)
+    told = torch.cat(found).cpu()  # weights are fitted in float64, which some devices lack
     return told[told.isfinite().all(-1)]

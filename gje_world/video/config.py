@@ -85,6 +85,13 @@ def check(config: VideoConfig) -> None:
             raise ConfigError(f"learning.{name}={value} must be at least 0 and below 1")
     if config.predictor.name not in PREDICTORS:
         raise ConfigError(f"predictor={config.predictor.name} must be one of {', '.join(PREDICTORS)}")
+    if config.predictor.name == "transformer" and config.predictor.hidden % config.predictor.heads:
+        raise ConfigError(
+            f"predictor.hidden={config.predictor.hidden} must be a multiple of "
+            f"predictor.heads={config.predictor.heads}"
+        )
+    if config.encoder.path is None and config.encoder.name not in ENCODERS:
+        raise ConfigError(f"encoder.name={config.encoder.name} must be one of {', '.join(ENCODERS)}")
     if config.encoder.frozen and config.encoder.path is None:
         raise ConfigError("encoder.frozen=true must have a pretrained encoder in encoder.path")
     if config.data.image_size % 16:

@@ -240,8 +240,9 @@ class VideoEvaluation:
         if not names:
             return {}
         count = min(PROBED, len(self.seen_clips))
-        parts = list(self.in_parts(self.seen_clips, count, self.model.frame_stack))
-        fitted = torch.cat([part.z[:, 0] for part in parts]), torch.cat([part.states[:, 0] for part in parts])
+        parts = self.in_parts(self.seen_clips, count, self.model.frame_stack)
+        z, states = zip(*((part.z[:, 0], part.states[:, 0]) for part in parts), strict=True)
+        fitted = torch.cat(z), torch.cat(states)
         now = linear_probe_r2(*fitted, held_out.z.flatten(0, 1), held_out.states.flatten(0, 1))
         ahead = linear_probe_r2(*fitted, futures[-1].mean(0), held_out.states[:, -1])
         return {

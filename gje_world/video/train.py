@@ -56,7 +56,13 @@ def train(config: VideoConfig) -> int:
     if (short := clips.episodes - seen.episodes - held_out.episodes) > 0 and fabric.is_global_zero:
         print(f"left out as too short for a window: {short} of {clips.episodes} clips", file=sys.stderr)
     learner = make_learner(config, seen)
-    changeable = (*CHANGEABLE, "run_dir", "evaluation")
+    changeable = (
+        *CHANGEABLE,
+        "run_dir",
+        "data.path",
+        "data.cache",
+        "evaluation",
+    )  # clips.json tells which they were
     with (
         open_run(
             fabric,

@@ -50,6 +50,15 @@ def test_results_carry_command_commit_and_machine(benchmark, tmp_path, monkeypat
     assert all(row["commit"] and "cores" in row["machine"] for row in rows)
 
 
+def test_rows_of_an_older_table_need_not_have_every_column_nor_come_from_this_commit(benchmark, tmp_path):
+    path = tmp_path / "results.csv"
+    benchmark("measure").write_csv(path, [{"old": "1", "commit": "abc"}, {"old": "2", "new": "3"}])
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["old"], row["new"]) for row in rows] == [("1", ""), ("2", "3")]
+    assert rows[0]["commit"] == "abc" != rows[1]["commit"] and rows[0]["machine"]
+
+
 def test_critics_one_by_one_are_those_of_the_ensemble(benchmark):
     torch.manual_seed(0)
     critics = Critics(3, 6, 2, 16, 11)

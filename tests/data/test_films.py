@@ -5,7 +5,7 @@ import pytest
 import torch
 from film_files import steps, write_image, write_video
 
-from gje_world.data import ClipsError, ClipWriter, films
+from gje_world.data import ClipsError, ClipWriter, clip_writer, films
 from gje_world.data.films import decode_films, read_film
 from gje_world.data.hdf5 import export_hdf5
 from gje_world.data.sources import DataConfig, check_data, open_clips
@@ -81,7 +81,7 @@ def test_what_has_changed_on_the_disk_is_not_taken_from_the_cache(tmp_path, sour
 
 
 def test_a_long_film_becomes_several_episodes_and_goes_on_where_it_was_killed(tmp_path, monkeypatch):
-    monkeypatch.setattr(films, "LONGEST", 4)
+    monkeypatch.setattr(clip_writer, "LONGEST", 4)
     folder = tmp_path / "films"
     folder.mkdir()
     write_video(folder / "long.mp4", steps(10))
@@ -152,7 +152,7 @@ def test_nothing_is_written_among_the_films(tmp_path, inside, monkeypatch):
 
 
 def test_of_a_film_that_is_damaged_late_what_comes_before_is_kept(tmp_path, caplog, monkeypatch, decoded):
-    monkeypatch.setattr(films, "LONGEST", 4)
+    monkeypatch.setattr(clip_writer, "LONGEST", 4)
     folder = tmp_path / "films" / "walk"
     folder.mkdir(parents=True)
     for index, frame in enumerate(steps(9)):
@@ -171,7 +171,7 @@ def test_of_a_film_that_is_damaged_late_what_comes_before_is_kept(tmp_path, capl
 
 
 def test_a_film_whose_last_episode_is_as_long_as_any_is_not_decoded_again(tmp_path, monkeypatch, decoded):
-    monkeypatch.setattr(films, "LONGEST", 4)
+    monkeypatch.setattr(clip_writer, "LONGEST", 4)
     (tmp_path / "films").mkdir()
     write_video(tmp_path / "films" / "one.mp4", steps(8))
     for _ in range(2):

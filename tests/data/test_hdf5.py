@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from gje_world.data import Clips, ClipsError, ClipWriter
+from gje_world.data import Clips, ClipsError, ClipWriter, clip_writer
 from gje_world.data.hdf5 import export_hdf5, import_hdf5
 
 h5py = pytest.importorskip("h5py")
@@ -68,6 +68,19 @@ def test_an_import_that_was_killed_goes_on(clips, tmp_path):
     with ClipWriter(tmp_path / "back", (3, SIZE, SIZE), 2, ("x", "y")) as part:
         part.append(*(values[0].numpy() for values in first))
     assert_same(clips, import_hdf5(path, tmp_path / "back", SIZE))
+
+
+def test_long_episodes_are_cut_so_that_memory_does_not_limit_them(clips, tmp_path, monkeypatch):
+    path = export_hdf5(clips, tmp_path / "data.h5")
+    monkeypatch.setattr(clip_writer, "LARGEST", 4 * 3 * SIZE * SIZE)
+    back = import_hdf5(path, tmp_path / "back", SIZE)
+    assert back.lengths.tolist() == [4, 1, 3, 4, 3] and len(set(back.sources)) == 3
+    whole, (first, later) = clips.window(2, 0, 7), (back.window(3, 0, 4), back.window(4, 0, 3))
+    assert torch.equal(torch.cat([first.frames, later.frames], 1), whole.frames)
+    assert torch.equal(torch.cat([first.states, later.states], 1), whole.states)
+    assert torch.equal(first.actions, whole.actions[:, :3]) and torch.equal(
+        later.actions, whole.actions[:, 4:]
+    )
 
 
 def test_what_is_not_in_the_layout_is_named(clips, tmp_path):

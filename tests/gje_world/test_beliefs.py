@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
-from gje_world.beliefs import DiagonalGaussian, DiagonalHead, Point, make_head
+from gje_world.beliefs import DiagonalGaussian, DiagonalHead, Mixture, Point, make_head
+from gje_world.evaluation.futures_scores import rank_pit
 
 
 def gaussian(*shape, seed=0, dtype=torch.float32):
@@ -82,6 +83,17 @@ def test_coverage_is_uniform_over_the_beliefs_own_samples(dim):
     uniform = torch.arange(1, count + 1) / count
     # Kolmogorov–Smirnov distance; a right one exceeds this once in a thousand
     assert (mass - uniform).abs().max() < 1.95 / math.sqrt(count)
+
+
+def test_what_is_not_a_number_is_in_no_region():
+    one = DiagonalGaussian(torch.zeros(2, 3, 4), torch.ones(2, 3, 4))
+    value = torch.zeros(2, 4)
+    value[0, 0] = torch.nan
+    many = Mixture(torch.zeros(2, 3).log_softmax(-1), one)
+    for belief in (DiagonalGaussian(torch.zeros(2, 4), torch.ones(2, 4)), many):
+        assert belief.coverage(value).isnan().tolist() == [True, False]
+    place = rank_pit(torch.randn(9, 2, 4), value, torch.Generator().manual_seed(0))
+    assert place.isnan().sum() == 1 and bool(place[0, 0].isnan())
 
 
 def test_coverage_is_the_chi_square_mass_within_the_mahalanobis_distance():

@@ -223,6 +223,15 @@ def test_two_processes_that_make_the_same_clips_take_turns(tmp_path):
         assert (alone / name).read_bytes() == (shared / name).read_bytes()
 
 
+def test_clips_of_other_frames_are_told_apart(tmp_path):
+    told = []
+    for name, value in (("one", 1), ("same", 1), ("other", 2)):
+        with ClipWriter(tmp_path / name, SHAPE) as clips:
+            clips.append(np.full((3, *SHAPE), value, np.uint8), source="film")
+        told.append(clips.description())
+    assert told[0] == told[1] != told[2]
+
+
 def test_clips_of_some_sources_come_in_their_order_by_their_names(tmp_path):
     with ClipWriter(tmp_path, SHAPE) as clips:
         for value, source in enumerate(["b 1", "a 1", "b 2", "a 1"]):

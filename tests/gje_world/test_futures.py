@@ -229,6 +229,8 @@ def test_neighbours_answer_with_futures_that_followed(junction):
     own = neighbours.embed(bank)[:, CONTEXT:]  # [N, H, D]
     distance = torch.cdist(drawn[:, :, 0].flatten(1), own.flatten(1)).min(-1).values
     assert float(distance.max()) < 0.01
+    nearest = NearestNeighbours(bank, HORIZON, neighbours=1).sample(bank[:8, :CONTEXT], HORIZON, 1)
+    torch.testing.assert_close(nearest[0].movedim(1, 0), own[:8])  # of a context it knows, what followed
 
 
 def test_the_total_variation_and_the_gap_of_what_fell_on_no_mode():

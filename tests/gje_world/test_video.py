@@ -404,6 +404,11 @@ def test_what_cannot_work_is_named_with_its_value(capsys, tmp_path, option, word
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("option", ["encoder.name=vgg", "predictor.heads=3", "encoder.path=/nowhere"])
+def test_what_cannot_work_is_found_before_anything_is_decoded(capsys, tmp_path, option):
+    assert "no video" not in refused(capsys, *TINY, "data=films", f"data.path={tmp_path / 'none'}", option)
+
+
 def test_a_belief_without_density_is_refused_though_it_can_be_learnt():
     config = VideoConfig(objective=ObjectiveConfig("consistency", "none"), belief=BeliefConfig("point"))
     with pytest.raises(ConfigError, match="belief=point has no density, by which futures are scored"):

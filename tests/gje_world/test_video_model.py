@@ -122,6 +122,12 @@ def test_moments_and_particles_come_to_the_exact_law_of_a_linear_model():
         torch.testing.assert_close(particles.stddev, moments.stddev, rtol=0.06, atol=0)
 
 
+def test_moments_of_a_history_too_short_are_refused():
+    world, (z, action) = linear_model(), sequence(4)
+    with pytest.raises(ValueError, match="a history of at least 2 embeddings, got 1"):
+        world.propagate(z[:, :1], action[:, :3], "moments")
+
+
 @torch.no_grad()
 def test_a_belief_ahead_is_conditioned_on_a_goal_by_the_rule_of_bayes():
     world, (z, action) = linear_model(), sequence(3 + 4)
