@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -98,6 +98,13 @@ class VideoModel(nn.Module):
         if config.name not in PREDICTORS:
             raise ValueError(f"predictor must be one of {', '.join(PREDICTORS)}; got {config.name!r}")
         dim: int = encoder.dim  # type: ignore[assignment]
+        self.architecture = {
+            "config": asdict(config),
+            "action_dim": action_dim,
+            "belief": belief,
+            "frame_stack": frame_stack,
+            **belief_options,
+        }
         self.dim, self.action_dim, self.history = dim, action_dim, config.history
         self.frame_stack, self.frozen = frame_stack, frozen
         self.autocast: Callable[[], AbstractContextManager[Any]] = nullcontext

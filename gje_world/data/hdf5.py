@@ -139,7 +139,7 @@ def episodes(file: Any, path: Path) -> list[tuple[int, int]]:
 
 
 def cut(episodes: list[tuple[int, int]], most: int) -> list[tuple[int, int, range]]:
-    """Parts of at most so many rows of `episodes` (first row, length): first row, end, rows of its episode."""
+    """Parts, of at most so many rows, of `episodes` (first row, length): first row, end, all of its rows."""
     whole = [range(start, start + length) for start, length in episodes]
     return [(at, min(at + most, rows.stop), rows) for rows in whole for at in rows[::most]]
 

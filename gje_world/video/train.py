@@ -20,6 +20,7 @@ from gje_world.plots.video_report import save_gallery, write_video_report
 from gje_world.pretrained import load_encoder
 from gje_world.training.devices import keep_freed_memory, set_threads
 from gje_world.training.engine import CHANGEABLE, Engine
+from gje_world.training.origin import origin
 from gje_world.training.ranks import make_fabric, open_run, silence
 from gje_world.training.run_directory import RunDirectory
 from gje_world.training.schedules import phases
@@ -27,6 +28,7 @@ from gje_world.training.signals import Stop, stop_on_signals
 from gje_world.video.config import VideoConfig, check, check_share, run_path, split_clips
 from gje_world.video.embedded import learning_batches
 from gje_world.video.evaluation import VideoEvaluation
+from gje_world.video.exported import save_video_model
 from gje_world.video.learner import VideoLearner
 from gje_world.video_model import VideoModel
 
@@ -174,6 +176,22 @@ def learn(
         f"device={fabric.device} precision={fabric.strategy.precision.precision}"
     )
     finished = engine.train(stop)
-    if finished:
-        print(f"report: {run.report}")
+    if finished and fabric.is_global_zero:
+        save_video_model(learner.model, run.path / "model", provenance(config, seen, run))
+        print(f"report: {run.report}\nmodel: {run.path / 'model'}")
     return finished
+
+
+def provenance(config: VideoConfig, seen: Clips, run: RunDirectory) -> dict[str, Any]:
+    """Where a model comes from, in plain values."""
+    data = {"name": config.data.source, "path": config.data.path, "frames": len(seen)}
+    if config.data.source == "world":
+        data["world"] = config.data.world
+    return {
+        "run": str(run.path),
+        "objective": given(config.objective),
+        "data": data,
+        "updates": config.engine.updates,
+        "seed": config.seed,
+        **origin(),
+    }

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+import gje_world
 from gje_world.beliefs import DiagonalGaussian
 from gje_world.beliefs.config import BeliefConfig
 from gje_world.data import Clips, ClipWriter
@@ -22,6 +23,7 @@ from gje_world.data.clips import ClipBatch, ClipsError
 from gje_world.evaluation.collapse import between_clips
 from gje_world.networks import ConvEncoder, make_encoder
 from gje_world.networks.decoder import Decoder
+from gje_world.networks.exported import PretrainedError
 from gje_world.objectives import make_objective
 from gje_world.objectives.config import ObjectiveConfig
 from gje_world.options import ConfigError
@@ -92,6 +94,36 @@ def whole(clips, tmp_path_factory):
     path = tmp_path_factory.mktemp("whole") / "run"
     assert run(*options(path, clips)) == 0
     return path
+
+
+@torch.no_grad()
+def test_a_trained_model_is_loaded_as_it_was_with_an_encoder_for_others(whole, clips, tmp_path):
+    model = gje_world.load_video_model(whole / "model")
+    kept = CheckpointStore(whole / "checkpoints").load_latest()[0]["learner"]
+    found = model.state_dict()
+    assert found.pop("calibration._extra_state") == kept.pop("model.calibration._extra_state")
+    assert found.keys() == {name.removeprefix("model.") for name in kept if name.startswith("model.")}
+    assert all(torch.equal(value, kept[f"model.{name}"]) for name, value in found.items())
+    assert model.calibration.corrects and not any(p.requires_grad for p in model.parameters())
+    batch = Clips.open(clips).sample(np.random.default_rng(0), 2, 8)
+    z = model.embed(batch.frames)
+    assert len(model.propagate(z[:, :3], batch.actions[:, 1:])) == 4
+    encoder = gje_world.load_encoder(whole / "model")
+    torch.testing.assert_close(encoder(model.stacked(batch.frames)), z)
+    encoder.save(tmp_path)
+    with pytest.raises(PretrainedError, match=r"encoder\.json must say what its video is"):
+        gje_world.load_video_model(tmp_path)
+
+
+def test_what_a_damaged_folder_tells_is_refused_in_one_line(whole, tmp_path):
+    for place, value in (("offset", [0.0]), ("offset", "none"), ("spread", None)):
+        folder = tmp_path / "model"
+        shutil.copytree(whole / "model", folder, dirs_exist_ok=True)
+        told = json.loads((folder / "encoder.json").read_text())
+        told["video"]["embedding"][place] = value
+        (folder / "encoder.json").write_text(json.dumps(told))
+        with pytest.raises(PretrainedError, match="tells of no video model"):
+            gje_world.load_video_model(folder)
 
 
 def test_a_run_killed_in_the_midst_ends_as_one_that_never_was(whole, clips, tmp_path):
