@@ -34,6 +34,7 @@ QUICK = Recipe(episodes=3_000, updates=1_500)
 DYNAMICS = replace(QUICK, encoder="dynamics", encoder_resolution=0.1)
 ENCODERS: dict[str, Recipe] = {
     "views": QUICK,
+    "views, 48 numbers": replace(QUICK, dim=48),
     "dynamics": DYNAMICS,
     "dynamics, stop-gradient": replace(DYNAMICS, objective={"target": "stop_gradient"}),
     "reconstruct": replace(QUICK, encoder="reconstruct"),
@@ -56,8 +57,9 @@ KEY = ("world", "encoder", "seed")
 
 
 @styled
-def draw(rows: list[dict[str, str]], path: Path) -> None:
-    """A panel for each score, a bar for each encoder, a point for each seed."""
+def draw(rows: list[dict[str, str]], world: str, path: Path) -> None:
+    """A panel for each score in a world, a bar for each encoder, a point for each seed."""
+    rows = [row for row in rows if row["world"] == world]
     figure = Figure(figsize=(11, 3.0), layout="constrained")
     for panel, (name, label) in zip(figure.subplots(1, len(SHOWN), sharey=True), SHOWN.items(), strict=True):
         for place, encoder in enumerate(ENCODERS):
@@ -120,7 +122,7 @@ def main() -> None:
                 if arguments.csv is not None:
                     write_csv(arguments.csv, rows)
     if arguments.plot is not None:
-        draw(rows, arguments.plot)
+        draw(rows, arguments.world, arguments.plot)
 
 
 if __name__ == "__main__":
