@@ -16,8 +16,9 @@ from envs.rendering import FrameRenderer
 _CAMERAS = {"quadruped": 2}
 # From here on a bound means "unbounded" (lqr gives ±1e10); such an actuator is driven in [-1, 1].
 _UNBOUNDED = 1e9
-# Where tasks put their target when an episode begins (reacher, fish, finger): in the model, not the state.
-_PLACED = ("geom_pos", "site_pos")
+# What tasks draw when an episode begins and keep in the model: where the target is (reacher, fish; finger;
+# stacker, manipulator), what each actuator pulls (point_mass). Not so the terrain of quadruped-escape.
+_DRAWN = ("geom_pos", "site_pos", "body_pos", "body_quat", "wrap_prm")
 
 
 class SuiteEnv(gymnasium.Env[np.ndarray, np.ndarray]):
@@ -76,17 +77,17 @@ class SuiteEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return self._told(now.observation), float(now.reward), terminated, truncated, {}
 
     def physics_state(self) -> np.ndarray:
-        """All that the simulation goes on from: positions, velocities, activations, and where the episode's
-        target was placed; float64 [P].
+        """All that the simulation goes on from: positions, velocities, activations, and what the task drew
+        for the episode; float64 [P].
         """
         physics = self._suite_env.physics
-        placed = [np.ravel(getattr(physics.model, name)) for name in _PLACED]
-        return np.concatenate([*placed, physics.get_state()])
+        drawn = [np.ravel(getattr(physics.model, name)) for name in _DRAWN]
+        return np.concatenate([*drawn, physics.get_state()])
 
     def go_to(self, physics_state: np.ndarray) -> np.ndarray:
         """Continue the episode from a `physics_state` [P]; the observation there."""
         physics = self._suite_env.physics
-        for name in _PLACED:
+        for name in _DRAWN:
             places = getattr(physics.model, name)
             places[:] = physics_state[: places.size].reshape(places.shape)
             physics_state = physics_state[places.size :]

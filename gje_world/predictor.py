@@ -54,9 +54,13 @@ class ViewPredictor(nn.Module):
             "belief": {"name": name, **options},
         }
 
-    def project(self, z: Tensor) -> Tensor:
-        """What beliefs are over: `v [..., D]` of the encoder's `z [..., F]`, a direction where they are."""
-        v = self.projector(z.flatten(0, -2)).float().unflatten(0, z.shape[:-1])
+    def project(self, z: Tensor, projector: nn.Module | None = None) -> Tensor:
+        """What beliefs are over: `v [..., D]` of the encoder's `z [..., F]`, a direction where they are.
+
+        Arguments:
+            projector: in place of its own, such as a moving average of it.
+        """
+        v = (projector or self.projector)(z.flatten(0, -2)).float().unflatten(0, z.shape[:-1])
         return F.normalize(v, dim=-1) if self.directions else v
 
     def believe(self, v: Tensor, *, held: bool = False) -> Belief:

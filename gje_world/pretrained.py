@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,8 +92,8 @@ def maker(
     """A function that makes the module of an `architecture`, and refuses a strange one in one line."""
 
     def build() -> Module:
-        for name, value in architecture.items():
-            if isinstance(value, int) and not 0 <= value <= LARGEST_OPTION:
+        for name, value in numbers(architecture):
+            if not 0 <= value <= LARGEST_OPTION:
                 raise PretrainedError(f"{Path(path) / DESCRIPTION}: {name}={value} is out of bounds")
         try:
             return make(**architecture)
@@ -106,6 +106,15 @@ def maker(
             ) from error
 
     return build
+
+
+def numbers(options: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """The whole numbers among options, and among those of options."""
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            yield from numbers(value)
+        elif isinstance(value, int):
+            yield name, value
 
 
 def mapping(path: Path | str, within: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.types import _size
 
 from gje_world.beliefs.belief import EMPTY, Belief
-from gje_world.beliefs.head import LOG_STD_BOUNDS, BoundedScale, linear
+from gje_world.beliefs.head import LOG_STD_BOUNDS, BoundedScale, linear, of_numbers
 
 MOMENT_SAMPLES = 32  # of mean and variance, which a world model asks for at every step
 
@@ -87,10 +87,15 @@ class FlowHead(nn.Module):
             raise ValueError(f"transforms must be at least 1, got {transforms}")
         self.scale = BoundedScale(log_std_bounds)
         self.linear = linear(features, 2 * dim)
-        # two passes make each layer a coupling, as quick to sample from as to evaluate
-        self.flow = zuko.flows.NSF(
-            dim, context=features, transforms=transforms, passes=min(2, dim), hidden_features=(hidden, hidden)
-        )
+        with of_numbers():
+            # two passes make each layer a coupling, as quick to sample from as to evaluate
+            self.flow = zuko.flows.NSF(
+                dim,
+                context=features,
+                transforms=transforms,
+                passes=min(2, dim),
+                hidden_features=(hidden, hidden),
+            )
 
     def forward(self, features: Tensor) -> Flow:
         location, raw = self.linear(features).float().chunk(2, dim=-1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -41,6 +44,13 @@ class BoundedScale(nn.Module):
 
     def forward(self, raw: Tensor) -> Tensor:
         return (self.middle + self.reach * torch.tanh(raw / self.reach)).exp()
+
+
+def of_numbers() -> AbstractContextManager[Any]:
+    """A context for making parts that cannot be made without their numbers, also where only shapes are asked
+    for, as by `torch.device("meta")`.
+    """
+    return torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext()
 
 
 def require_dim(name: str, dim: int, low: int = 1, high: int | None = None, instead: str = "") -> None:

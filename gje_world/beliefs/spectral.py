@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from gje_world.beliefs.gaussian import Gaussian, in_full_precision
-from gje_world.beliefs.head import LARGEST_DIM, LOG_STD_BOUNDS, BoundedScale, linear, require_dim
+from gje_world.beliefs.head import LARGEST_DIM, LOG_STD_BOUNDS, BoundedScale, linear, of_numbers, require_dim
 
 
 class SpectralGaussian(Gaussian):
@@ -74,8 +74,9 @@ class SpectralHead(nn.Module):
         require_dim("spectral", dim, high=LARGEST_DIM, instead="low_rank has no such limit")
         self.scale = BoundedScale(log_std_bounds)
         self.linear = linear(features, 2 * dim)
-        axes = nn.Linear(dim, dim, bias=False)
-        self.axes = parametrizations.orthogonal(axes, orthogonal_map="cayley")
+        with of_numbers():
+            axes = nn.Linear(dim, dim, bias=False)
+            self.axes = parametrizations.orthogonal(axes, orthogonal_map="cayley")
 
     def forward(self, features: Tensor) -> SpectralGaussian:
         mean, raw = self.linear(features).float().chunk(2, dim=-1)

@@ -111,13 +111,18 @@ class Clips:
         """Sources that have given all that they will, as the writer was told."""
         return set(self._index.get("finished", ()))
 
-    def description(self) -> dict[str, Any]:
-        """What tells these clips from others, for whoever splits them the same way again later: how they lie,
-        what they were made from, and the first and the last frame of each.
+    def description(self, *, pixels: bool = True) -> dict[str, Any]:
+        """What tells these clips from others, for whoever splits them the same way again later.
+
+        It is how they lie and what they were made from.
+
+        Arguments:
+            pixels: and the first and the last frame of each; of what is drawn anew on another machine they
+                may differ by a bit.
         """
         digest = hashlib.sha256(json.dumps([self.lengths.tolist(), self.sources]).encode())
         frames = self._opened()["frames"]
-        for first, end in self.intervals:
+        for first, end in self.intervals if pixels else ():
             digest.update(frames[first].tobytes() + frames[end - 1].tobytes())
         return {
             "episodes": self.episodes,

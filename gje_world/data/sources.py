@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from gje_world.data.clip_writer import longest_episode
 from gje_world.data.clips import Clips, ClipsError
 from gje_world.data.file_state import digest, state_of
 from gje_world.data.films import decode_films
@@ -90,10 +91,11 @@ def open_clips(data: DataConfig) -> Clips:
             )
         return clips
     root = path.resolve()  # the same however it is written
+    form = f"{data.image_size}-{longest_episode(3 * data.image_size**2)}"  # and how episodes are cut
     if data.source == "films":  # whose cache knows each of them
-        cache = f"{root.stem}-{digest(str(root))}-{data.image_size}"
+        cache = f"{root.stem}-{digest(str(root))}-{form}"
         return decode_films(path, Path(data.cache) / cache, data.image_size)
     if not path.is_file():
         raise ClipsError(f"data.path={path} must be a file of HDF5")
-    cache = f"{root.stem}-{digest(f'{root} {state_of([root])}')}-{data.image_size}"
+    cache = f"{root.stem}-{digest(f'{root} {state_of([root])}')}-{form}"
     return import_hdf5(path, Path(data.cache) / cache, data.image_size)

@@ -47,7 +47,7 @@ def fit_uncertain_temperature(logits: Tensor, uncertainty: Tensor, y: Tensor) ->
         logits: `[N, K]`.
         uncertainty: predicted for each point, `[N]`, such as the belief's entropy.
     """
-    centre, spread = float(uncertainty.mean()), max(float(uncertainty.std()), 1e-12)
+    centre, spread = float(uncertainty.mean()), max(float(uncertainty.std(correction=0)), 1e-12)
     logits, uncertainty = logits.double(), uncertainty.double()
 
     def nll(parameters: Sequence[float]) -> float:

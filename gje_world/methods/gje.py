@@ -50,7 +50,7 @@ class GJE(Method):
         self.beliefs = ViewPredictor(
             encoder.dim, dim, projector_hidden=projector_hidden, hidden=hidden, belief=belief
         )
-        self.average = self.objective.momentum_encoder(nn.ModuleList([encoder, self.beliefs]))
+        self.average = self.objective.momentum_encoder(nn.ModuleList([encoder, self.beliefs.projector]))
 
     @property
     def predictor(self) -> ViewPredictor:
@@ -79,10 +79,10 @@ class GJE(Method):
         """Projections `[2, B, D]` to be predicted: `v` itself, or those of the moving average."""
         if self.average is None:
             return v
-        encoder, beliefs = self.average.module.children()
+        encoder, projector = self.average.module.children()
         with torch.no_grad():
-            return beliefs.project(self.encode(views, encoder))  # type: ignore[operator]
+            return self.beliefs.project(self.encode(views, encoder), projector)
 
     def after_update(self, update: int) -> None:
         if self.average is not None:
-            self.average.update_parameters(nn.ModuleList([self.encoder, self.beliefs]))
+            self.average.update_parameters(nn.ModuleList([self.encoder, self.beliefs.projector]))

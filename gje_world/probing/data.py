@@ -61,7 +61,8 @@ def probe_data(split: Split, name: str, most_train: int, most_test: int) -> Prob
         name: what the data are called in tables.
     """
     train, test = labelled(split.train), labelled(split.test)
-    classes = bool(min(len(train), most_train) >= LEAST_POINTS and len(test))
+    # a temperature takes a point of those that probes are fitted to
+    classes = bool(min(len(train), most_train) > LEAST_POINTS and len(test))
     train, test = (train, test) if classes else (split.train, split.test)
     train, test = train.spaced(most_train), test.spaced(most_test)
     return ProbeData(

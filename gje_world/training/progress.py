@@ -43,7 +43,8 @@ class TrainingProgress:
         self.total, self.step = total, step
         self._unit, self._work, self._work_per_step = unit, work, work_per_step
         self._console = console or Console(stderr=True, quiet=quiet)
-        self._rest_every, self._rest = rest_every, 0.0  # steps; seconds
+        self._rest_every, self._rest = rest_every, 0.0  # steps; seconds of the last one
+        self._rested = self._rests_by(step)
         self._note: str | None = None
         self._every = 0.2 if self._console.is_terminal else plain_every
         self._history = deque([(time.monotonic(), step)])  # (seconds, steps) of the last minute or so
@@ -66,12 +67,10 @@ class TrainingProgress:
         (start, first), (end, last) = self._history[0], self._history[-1]
         return (last - first) * self._work_per_step / (end - start) if end > start else 0.0
 
-    @property
-    def _rests_left(self) -> int:
-        """Rests at later steps: at each multiple of `rest_every`, and at the end."""
-        if self.step >= self.total:
-            return 0
-        return -(-self.total // self._rest_every) - self.step // self._rest_every
+    def _rests_by(self, step: int) -> int:
+        """Rests up to `step`: at each multiple of `rest_every`, and at the end."""
+        whole = step // self._rest_every
+        return whole + 1 if step >= self.total > whole * self._rest_every else whole
 
     def advance(self, step: int, *, note: str | None = None) -> None:
         """Tells that `step` steps are done; a `note`, such as "return 812.3", stands until the next one."""
@@ -92,6 +91,7 @@ class TrainingProgress:
             yield
         finally:
             self._rest = time.monotonic() - start
+            self._rested = self._rests_by(self.step)
             self._history = deque((then + self._rest, step) for then, step in self._history)
 
     def announce(self, message: str) -> None:
@@ -111,7 +111,7 @@ class TrainingProgress:
         if self._note is not None:
             parts.append(self._note)
         if speed > 0:
-            rests = self._rests_left
+            rests = self._rests_by(self.total) - self._rested
             left = (self.total - self.step) * self._work_per_step / speed + rests * self._rest
             told = f"{timedelta(seconds=round(left))} left"
             if rests and not self._rest:  # how long they take is not known yet

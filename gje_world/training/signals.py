@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
-ASKED = "\nasked to stop by {}: what is at hand is brought to an end and saved\n"
+ASKED = "\nasked to stop by {}: saving; the same command goes on\n"
 
 
 class Stopped(Exception):
@@ -62,7 +62,8 @@ def stop_on_signals() -> Iterator[Stop]:
         if number == signal.SIGINT and stop.signal == "SIGINT":
             raise KeyboardInterrupt
         stop.signal = signal.Signals(number).name
-        os.write(2, ASKED.format(stop.signal).encode())  # no buffer: a handler may come in the midst of one
+        with suppress(OSError):  # whoever read it may be gone
+            os.write(2, ASKED.format(stop.signal).encode())  # no buffer: we may be in the midst of using one
 
     former = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -65,7 +65,7 @@ def load_video_model(path: Path | str) -> VideoModel:
     learnt = read_module(path, DYNAMICS, description, lambda: dynamics(build()))
     with torch.random.fork_rng():  # what is drawn at first is replaced
         model = build()
-    dynamics(model).load_state_dict(learnt.state_dict())
+    model.predictor, model.head = learnt["predictor"], learnt["head"]
     try:
         model.offset.copy_(torch.tensor(embedding["offset"]).view(model.dim))
         model.spread.fill_(embedding["spread"])

@@ -19,7 +19,8 @@ from gje_world.options import ConfigError, given, plain_value
 from gje_world.plots.video_report import save_gallery, write_video_report
 from gje_world.pretrained import load_encoder
 from gje_world.training.devices import keep_freed_memory, set_threads
-from gje_world.training.engine import CHANGEABLE, Engine
+from gje_world.training.engine import CHANGEABLE as ENGINE_CHANGEABLE
+from gje_world.training.engine import Engine
 from gje_world.training.origin import origin
 from gje_world.training.ranks import make_fabric, open_run, silence
 from gje_world.training.run_directory import RunDirectory
@@ -32,6 +33,9 @@ from gje_world.video.exported import save_video_model
 from gje_world.video.learner import VideoLearner
 from gje_world.video_model import VideoModel
 
+# What may differ when a run goes on: none of it changes what has been learnt so far, and of which clips
+# is told in clips.json.
+CHANGEABLE = (*ENGINE_CHANGEABLE, "run_dir", "data.path", "data.cache", "evaluation")
 CENTRING_CLIPS = 256  # windows that set the encoder's and the decoder's mean frame
 
 
@@ -58,20 +62,13 @@ def train(config: VideoConfig) -> int:
     if (short := clips.episodes - seen.episodes - held_out.episodes) > 0 and fabric.is_global_zero:
         print(f"left out as too short for a window: {short} of {clips.episodes} clips", file=sys.stderr)
     learner = make_learner(config, seen)
-    changeable = (
-        *CHANGEABLE,
-        "run_dir",
-        "data.path",
-        "data.cache",
-        "evaluation",
-    )  # clips.json tells which they were
     with (
         open_run(
             fabric,
             run_path(config),
             plain_value(config),
-            changeable=changeable,
-            sources={"clips": clips.description()},
+            changeable=CHANGEABLE,
+            sources={"clips": clips.description(pixels=config.data.source != "world")},
         ) as run,
         stop_on_signals() as stop,
     ):

@@ -6,7 +6,7 @@ import pytest
 from envs.simulator import Simulator
 
 
-@pytest.mark.parametrize("id", ["dmc/cartpole-swingup", "dmc/reacher-easy"])
+@pytest.mark.parametrize("id", ["dmc/cartpole-swingup", "dmc/reacher-easy", "dmc/stacker-stack_2"])
 def test_from_the_same_state_the_same_actions_lead_to_the_same_place(id):
     simulator = Simulator(id, 32)
     simulator.reset(3)

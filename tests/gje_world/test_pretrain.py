@@ -158,6 +158,21 @@ def test_a_killed_run_goes_on_bit_for_bit(pictures, tmp_path, no_probe_report):
     assert rows[0] == rows[1]
 
 
+def test_a_probe_that_is_left_is_made_by_the_same_command(pictures, tmp_path, monkeypatch, capsys):
+    words = arguments(pictures, tmp_path / "run")
+
+    def asked_to_stop(*_, advance, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+        advance(1)
+
+    monkeypatch.setattr(gje_world.pretrain, "probe_encoder", asked_to_stop)
+    assert run(*words) == 128 + signal.SIGTERM
+    assert (tmp_path / "run/encoder/encoder.json").exists() and not (tmp_path / "run/probe").exists()
+    monkeypatch.undo()
+    assert run(*words) == 0
+    assert (tmp_path / "run/probe/report.html").exists()
+
+
 def test_a_run_does_not_go_on_with_other_images(pictures, tmp_path, capsys, no_probe_report):
     images = tmp_path / "images"
     shutil.copytree(pictures, images)

@@ -280,7 +280,12 @@ def test_where_one_part_has_no_labels_none_are_told() -> None:
     told = probe_data(Split(train, test), "flat", 8, 8)
     assert told.y_train is None and told.y_test is None and not told.classes and len(told.test) == 8
     assert probe_data(Split(train, train), "both", 8, 4).classes == ("a", "b")
-    assert not probe_data(Split(train, train), "few", 2, 4).classes  # too few to fit a probe to
+    few = probe_data(Split(train, train), "few", 3, 4)  # too few to fit a probe to
+    assert not few.classes and not probe_encoder(_untrained("diagonal"), few, heatmaps=0).row.get(
+        "knn/accuracy"
+    )
+    enough = probe_data(Split(train, train), "enough", 4, 4)
+    assert probe_encoder(_untrained("diagonal"), enough, heatmaps=0).row["linear/accuracy"] >= 0
 
 
 def test_images_of_another_shape_are_refused(data) -> None:

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import gje_world
-from gje_world.beliefs import DiagonalGaussian
+from gje_world.beliefs import HEADS, DiagonalGaussian
 from gje_world.beliefs.config import BeliefConfig
 from gje_world.data import Clips, ClipWriter
 from gje_world.data.clips import ClipBatch, ClipsError
@@ -33,6 +33,7 @@ from gje_world.video.command import main
 from gje_world.video.config import VideoConfig, check, check_share, split_clips
 from gje_world.video.embedded import EmbeddedBatch
 from gje_world.video.evaluation import VideoEvaluation, VideoEvaluationConfig
+from gje_world.video.exported import save_video_model
 from gje_world.video.learner import LearningConfig, VideoLearner
 from gje_world.video.recording import RecordConfig, record
 from gje_world.video_model import PredictorConfig, VideoModel
@@ -113,6 +114,28 @@ def test_a_trained_model_is_loaded_as_it_was_with_an_encoder_for_others(whole, c
     encoder.save(tmp_path)
     with pytest.raises(PretrainedError, match=r"encoder\.json must say what its video is"):
         gje_world.load_video_model(tmp_path)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("belief", sorted(set(HEADS) - {"point", "power_spherical"}))
+def test_a_model_of_every_belief_is_saved_and_loaded(belief, tmp_path):
+    torch.manual_seed(0)
+    predictor = PredictorConfig("mlp", history=2, hidden=8, layers=1)
+    model = VideoModel(ConvEncoder(3, 4, 16, 4), predictor, 2, belief).eval()
+    save_video_model(model, tmp_path, {})
+    found = gje_world.load_video_model(tmp_path)
+    z, action = torch.randn(3, 2, 4), torch.randn(3, 2, 2)
+    beliefs = [each.believe(z, action) for each in (model, found)]
+    torch.testing.assert_close(beliefs[1].log_prob(z[:, -1]), beliefs[0].log_prob(z[:, -1]))
+
+
+def test_a_strange_size_is_refused_before_it_is_made(whole, tmp_path):
+    shutil.copytree(whole / "model", tmp_path / "model")
+    told = json.loads((tmp_path / "model" / "encoder.json").read_text())
+    told["video"]["architecture"]["config"]["layers"] = 10**8
+    (tmp_path / "model" / "encoder.json").write_text(json.dumps(told))
+    with pytest.raises(PretrainedError, match="layers=100000000 is out of bounds"):
+        gje_world.load_video_model(tmp_path / "model")
 
 
 def test_what_a_damaged_folder_tells_is_refused_in_one_line(whole, tmp_path):

@@ -35,7 +35,7 @@ def test_without_a_terminal_a_line_comes_now_and_then(clock: list[float]) -> Non
         "320/800 frames · return 12.3 · 2.0 agent steps/s · 0:00:30 left and 1 evaluation",
         "480/800 frames · return 12.3 · 2.0 agent steps/s · 0:00:20 left and 1 evaluation",
         "640/800 frames · return 12.3 · 2.0 agent steps/s · 0:00:10 left and 1 evaluation",
-        "800/800 frames · return 12.3 · 2.0 agent steps/s · 0:00:00 left",
+        "800/800 frames · return 12.3 · 2.0 agent steps/s · 0:00:00 left and 1 evaluation",
     ]
 
 
@@ -76,7 +76,7 @@ def test_what_is_left_counts_evaluations_as_long_as_the_last_one(clock: list[flo
     assert told["20"] == "0:01:20 left and 4 evaluations"
     assert told["31"] == "0:06:09 left"  # 69 steps of a second; three evaluations, the last at the end
     assert told["61"] == "0:03:59 left"
-    assert told["100"] == "0:00:00 left"
+    assert told["100"] == "0:01:40 left"  # the last evaluation is to come
 
 
 def test_a_terminal_gets_a_bar_and_announcements_as_they_are(clock: list[float]) -> None:
