@@ -51,7 +51,7 @@ def test_results_carry_command_commit_and_machine(benchmark, tmp_path, monkeypat
 
 
 def test_rows_of_an_older_table_need_not_have_every_column_nor_come_from_this_commit(benchmark, tmp_path):
-    path = tmp_path / "results.csv"
+    path = tmp_path / "runs" / "results.csv"
     benchmark("measure").write_csv(path, [{"old": "1", "commit": "abc"}, {"old": "2", "new": "3"}])
     with path.open() as file:
         rows = list(csv.DictReader(file))
