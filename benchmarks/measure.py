@@ -79,7 +79,6 @@ def fast_against_plain(
 def write_csv(path: Path, rows: list[dict[str, object]]) -> None:
     """Write `rows`, each with the command, commit and machine that made it, unless it says so."""
     made_by = origin()
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_rows(
         path, [row | {name: told for name, told in made_by.items() if name not in row} for row in rows]
     )

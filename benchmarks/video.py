@@ -73,8 +73,7 @@ def measured(config: VideoConfig) -> dict[str, object]:
     if not rows or rows[-1]["kind"] != "eval":
         raise SystemExit("stopped; the same command goes on")
     row = rows[-1]
-    found: dict[str, object] = json.loads((Path(str(config.run_dir)) / "origin.json").read_text())
-    found |= {"minutes": round(row["time"] / 60, 1)}
+    found: dict[str, object] = {"minutes": round(row["time"] / 60, 1)}
     for kind in ("r2", "ahead_r2"):
         values = {name: value for name, value in row.items() if name.startswith(f"probe/{kind}/")}
         named = {name: v for name, v in values.items() if name.split("/")[2].startswith(POSITIONS)}
@@ -87,9 +86,9 @@ def measured(config: VideoConfig) -> dict[str, object]:
         found[f"nll_{step}"] = round(row["foresight/nll"][step - 1], 3)
         found[f"retrieval_mrr_{step}"] = round(row[f"retrieval/mrr_{step}"], 3)
     found["beats_marginal_to_step"] = row["foresight/horizon"]
-    return found | {
-        name.replace("/", "_"): round(value, 3) for name, value in row.items() if name.startswith("surprise/")
-    }
+    surprise = {name: value for name, value in row.items() if name.startswith("surprise/")}
+    found |= {name.replace("/", "_"): round(value, 3) for name, value in surprise.items()}
+    return found | json.loads((Path(str(config.run_dir)) / "origin.json").read_text())
 
 
 def main() -> None:

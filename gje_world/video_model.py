@@ -255,11 +255,11 @@ class VideoModel(nn.Module):
             raise ValueError(
                 f"moments need a history of at least {self.history} embeddings, got {z.shape[1]}"
             )
-        window = _Window(self, self.history)
-        actions = action[:, z.shape[1] - window.length :].unfold(1, window.length, 1).movedim(1, 0).mT
+        window, length = _Window(self), self.history
+        actions = action[:, z.shape[1] - length :].unfold(1, length, 1).movedim(1, 0).mT
         newest = slice(-self.dim, None)
         with sdpa_kernel(SDPBackend.MATH):  # the one whose derivatives can be batched
-            carried = moments(window.linearise, z[:, -window.length :].flatten(1), actions)
+            carried = moments(window.linearise, z[:, -length:].flatten(1), actions)
             return [gaussian(mean[:, newest], covariance[:, newest, newest]) for mean, covariance in carried]
 
     def condition(
@@ -310,20 +310,20 @@ class VideoModel(nn.Module):
 
 
 class _Window:
-    """The last few embeddings as one vector `[B, length * D]`: all but the newest are known from before.
+    """The embeddings a model looks back at as one vector `[B, T * D]`: all but the newest known from before.
 
     What `gje_world.propagation.moments` carries: windows depend on no more than the one before.
     """
 
-    def __init__(self, model: VideoModel, length: int):
-        self.model, self.length = model, length
+    def __init__(self, model: VideoModel):
+        self.model = model
 
     def believe(self, z: Tensor, action: Tensor) -> Belief:
-        """Belief over the embedding after the window `z [B, length * D]`, under `action [B, length, A]`.
+        """Belief over the embedding after the window `z [B, T * D]`, under `action [B, T, A]`.
 
         In float32: derivatives of another precision cannot be batched.
         """
-        return self.model.as_learnt(z.unflatten(-1, (self.length, -1)), action)
+        return self.model.as_learnt(z.unflatten(-1, (self.model.history, -1)), action)
 
     def linearise(self, z: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean, Jacobian and covariance of the window after this one."""

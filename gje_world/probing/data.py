@@ -63,15 +63,16 @@ def probe_data(split: Split, name: str, most_train: int, most_test: int) -> Prob
     train, test = labelled(split.train), labelled(split.test)
     # a temperature takes a point of those that probes are fitted to
     classes = bool(min(len(train), most_train) > LEAST_POINTS and len(test))
-    train, test = (train, test) if classes else (split.train, split.test)
+    if not classes:
+        train, test = (replace(part, labels=None, classes=()) for part in (split.train, split.test))
     train, test = train.spaced(most_train), test.spaced(most_test)
     return ProbeData(
         name,
         train.pixels,
         test.pixels,
-        train.labels if classes else None,
-        test.labels if classes else None,
-        train.classes if classes else (),
+        train.labels,
+        test.labels,
+        train.classes,
         train.states,
         test.states,
         train.state_names,

@@ -30,9 +30,10 @@ def read_rows(path: Path, kinds: Mapping[str, Callable[[str], Any]]) -> list[Row
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """All rows anew, so that a kill leaves the table with or without the last one, never half of it.
 
-    A column that some rows lack is empty in theirs.
+    A column that some rows lack is empty in theirs. The folder is made if missing.
     """
     columns = list(dict.fromkeys(name for row in rows for name in row))
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
