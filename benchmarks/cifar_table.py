@@ -2,7 +2,8 @@
 
 Each method is pretrained by `gje-pretrain` in a process of its own and measured as `gje-probe encoders` does.
 A table that was stopped goes on where it stopped, also within a run; a row counts as done for the very words
-that `gje-pretrain` was given. At the end the verdict on the targets is printed, and written beside the CSV.
+that `gje-pretrain` was given. At the end the results are printed, and written beside the CSV; so are the
+targets, where what was said of each image by all methods that they are about is at hand, in `--runs`.
 
     python benchmarks/cifar_table.py --data cifar10.zip --csv results/cifar10.csv
     python benchmarks/cifar_table.py --data cifar10.zip --csv validation.csv --validation --methods gje \
@@ -38,7 +39,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from cifar_verdict import SETS, Run, verdict
+from cifar_verdict import SETS, Run, results, targets
 from measure import parser
 
 from gje_world.data.decoding import decode_all, zip_of_images
@@ -226,25 +227,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
             run = run_directory(name, seed, asked)
             predictions = run / f"predictions-{digest(*key)}.npz"
             done = [row for row in rows if tuple(row[column] for column in KEY) == key]
-            if not done or not predictions.exists():
+            if not done:
                 if split is None:
                     split = images_of(asked)
                 pretrain(name, seed, run, asked)
                 found = measure(run, split, asked)
                 save_arrays(predictions, found.of_images)
                 done = [dict(zip(KEY, key, strict=True)) | found.row | origin()]
-                rows = [row for row in rows if tuple(row[column] for column in KEY) != key] + done
+                rows += done
                 if asked.csv is not None:
                     write_rows(asked.csv, rows)
             told = ("method", "seed", "linear_accuracy", "linear_ece", "linear_ece_floor", "seconds")
             print({column: done[0][column] for column in told}, flush=True)
-            runs.setdefault(shown, []).append(Run(done[0], read_arrays(predictions)))
-    text = f"# CIFAR-10, measured on the {measured_on} images\n\n" + verdict(
-        runs, list(GJE_METHODS), list(BASELINES)
-    )
+            said = read_arrays(predictions) if predictions.exists() else None
+            runs.setdefault(shown, []).append(Run(done[0], said))
+    title = f"CIFAR-10, measured on the {measured_on} images"
+    tell(f"# {title}\n\nMean over seeds (each seed).\n\n{results(runs)}", asked.csv, ".md")
+    ours, theirs = ([name for name in names if name in runs] for names in (GJE_METHODS, BASELINES))
+    if not ours or not theirs:
+        return
+    lacking = [name for name in (*ours, *theirs) if any(run.of_images is None for run in runs[name])]
+    if lacking:
+        print(f"No targets: {asked.runs} lacks what was said of images by {', '.join(lacking)}")
+    else:
+        tell(f"# {title}: the targets\n\n{targets(runs, ours, theirs)}", asked.csv, "_targets.md")
+
+
+def tell(text: str, csv: Path | None, ending: str) -> None:
+    """Prints a text, and writes it beside the CSV, if there is one, into a file of this ending."""
     print(text)
-    if asked.csv is not None:
-        with replacing(asked.csv.with_suffix(".md")) as temporary:
+    if csv is not None:
+        with replacing(csv.with_name(csv.stem + ending)) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 

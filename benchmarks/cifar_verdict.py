@@ -48,18 +48,23 @@ RESULTS = {
 
 @dataclass(frozen=True)
 class Run:
-    """A row of the table, and what was said of each image (`gje_world.probing.encoder.Findings`)."""
+    """A row of the table; what was said of each image (`gje_world.probing.encoder.Findings`) or None."""
 
     row: Row
-    of_images: Arrays
+    of_images: Arrays | None
+
+    def said(self) -> Arrays:
+        """What was said of each image, which targets are told by."""
+        assert self.of_images is not None
+        return self.of_images
 
     def labels(self) -> Tensor:
         """Of the test images, `[N]`."""
-        return torch.from_numpy(self.of_images["labels"])
+        return torch.from_numpy(self.said()["labels"])
 
     def probabilities(self, classifier: str) -> Tensor:
         """Of the test images, `[N, K]`."""
-        return torch.from_numpy(self.of_images[f"probabilities/{classifier}"])
+        return torch.from_numpy(self.said()[f"probabilities/{classifier}"])
 
 
 class Difference(NamedTuple):
@@ -112,7 +117,7 @@ def detection_difference(runs: Sequence[Run], kind: str) -> Difference:
     inside, outside = [], []
     for run in runs:
         ours, theirs = (
-            placements(*(torch.from_numpy(run.of_images[f"ood/{score}/{part}"]) for part in ("inside", kind)))
+            placements(*(torch.from_numpy(run.said()[f"ood/{score}/{part}"]) for part in ("inside", kind)))
             for score in (BELIEF_SCORE, FEATURE_SCORE)
         )
         inside.append(ours[0] - theirs[0])
@@ -134,20 +139,6 @@ def placements(inside: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
     return 1 - share_below(inside, outside), share_below(outside, inside)
 
 
-def verdict(runs: Mapping[str, Sequence[Run]], gje: Sequence[str], baselines: Sequence[str]) -> str:
-    """The results and the targets, as Markdown.
-
-    Arguments:
-        runs: of each method, a run for each seed.
-        gje, baselines: names of the methods that targets are about, where they ran.
-    """
-    parts = ["## Results\n\nMean over seeds (each seed).\n\n" + results(runs)]
-    ours, theirs = ([name for name in names if name in runs] for names in (gje, baselines))
-    if ours and theirs:
-        parts.append("## Targets\n\n" + __doc__.partition("\n\n")[2] + "\n" + targets(runs, ours, theirs))
-    return "\n".join(parts)
-
-
 def results(runs: Mapping[str, Sequence[Run]]) -> str:
     """A row for each method: of each column the mean over seeds and, in brackets, each of them."""
     rows: list[Row] = []
@@ -164,7 +155,12 @@ def results(runs: Mapping[str, Sequence[Run]]) -> str:
 
 
 def targets(runs: Mapping[str, Sequence[Run]], gje: Sequence[str], baselines: Sequence[str]) -> str:
-    """A row for each target: what it is, the value, its interval, and whether it is met."""
+    """How targets are judged, then a row for each: what it is, the value, its interval, whether it is met.
+
+    Arguments:
+        runs: of each method, a run for each seed, with what was said of each image.
+        gje, baselines: names of the methods that targets are about; one of each at least.
+    """
 
     def accuracy(name: str) -> float:
         return sum(run.row["linear_accuracy"] for run in runs[name]) / len(runs[name])
@@ -210,4 +206,4 @@ def targets(runs: Mapping[str, Sequence[Run]], gje: Sequence[str], baselines: Se
     told = "met" if slowest[0] <= SECONDS else "not met"
     add(f"seconds of the slowest run, {slowest[1]}: at most {SECONDS}", f"{slowest[0]:.0f}", "–", told)
     columns = {"target": "target", "value": "value", "interval": "95 % over test images", "met": "met"}
-    return markdown(rows, columns)
+    return __doc__.partition("\n\n")[2] + "\n" + markdown(rows, columns)

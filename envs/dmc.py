@@ -42,7 +42,9 @@ class SuiteEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def __init__(self, domain: str, task: str, image_size: int, quality: str) -> None:
         self._suite_env = _load(domain, task)
-        self._renderer = FrameRenderer(self._suite_env.physics, image_size, quality, _CAMERAS.get(domain, 0))
+        physics = self._suite_env.physics
+        self._substeps = round(self._suite_env.control_timestep() / physics.timestep())
+        self._renderer = FrameRenderer(physics, image_size, quality, _CAMERAS.get(domain, 0))
         spec = self._suite_env.action_spec()
         bounded = (np.abs(spec.minimum) < _UNBOUNDED) & (np.abs(spec.maximum) < _UNBOUNDED)
         low = np.where(bounded, spec.minimum, -1.0).astype(np.float32)
@@ -75,6 +77,15 @@ class SuiteEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         terminated = now.last() and now.discount == 0.0
         truncated = now.last() and not terminated
         return self._told(now.observation), float(now.reward), terminated, truncated, {}
+
+    def advance(self, action: np.ndarray, steps: int) -> np.ndarray:
+        """Hold an action for some control steps, without telling rewards; the observation after them."""
+        env, physics = self._suite_env, self._suite_env.physics
+        for _ in range(steps):
+            env.task.before_step(np.asarray(action, np.float64), physics)
+            physics.step(self._substeps)
+            env.task.after_step(physics)
+        return self._told(env.task.get_observation(physics))
 
     def physics_state(self) -> np.ndarray:
         """All that the simulation goes on from: positions, velocities, activations, and what the task drew

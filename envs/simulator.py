@@ -2,17 +2,14 @@
 
 from typing import Any, cast
 
-import gymnasium
 import numpy as np
 
 from envs.making import make
-from envs.wrappers import PixelObservation
-
-_FOREVER = 10**9  # env frames: what goes back to earlier states has no end
+from envs.wrappers import normalise_action
 
 
 class Simulator:
-    """One task; actions are in [-1, 1], each held for the task's action repeat.
+    """One task; actions are in [-1, 1], each held for the task's action repeat. No episode ends.
 
     Args:
         id: `dmc/<domain>-<task>`.
@@ -20,20 +17,19 @@ class Simulator:
     """
 
     def __init__(self, id: str, image_size: int) -> None:
-        env: gymnasium.Env = make(id, frame_stack=1, image_size=image_size, time_limit=_FOREVER)
-        assert env.action_space.shape is not None
+        env = make(id, frame_stack=1, image_size=image_size)
         self._suite = cast(Any, env.unwrapped)  # envs.dmc.SuiteEnv, to be imported once its backend is chosen
-        self.action_dim: int = env.action_space.shape[0]
-        while not isinstance(env, PixelObservation):
-            assert isinstance(env, gymnasium.Wrapper)
-            env = env.env
-        self._acting = env.env  # what takes the actions, without drawing
+        normalised = normalise_action(self._suite)
+        self._to_bounds = normalised.func
+        self._repeat = env.get_wrapper_attr("action_repeat")
+        assert normalised.action_space.shape is not None
+        self.action_dim: int = normalised.action_space.shape[0]
         self.observation_names: tuple[str, ...] = self._suite.state_names
         self._observation = np.zeros(len(self.observation_names), np.float32)
 
     def reset(self, seed: int) -> None:
         """Begin an episode."""
-        self._observation, _ = self._acting.reset(seed=seed)
+        self._observation, _ = self._suite.reset(seed=seed)
 
     def state(self) -> np.ndarray:
         """All that the simulation goes on from, float64 [P]."""
@@ -45,7 +41,7 @@ class Simulator:
 
     def step(self, action: np.ndarray) -> None:
         """Hold an action, float32 [A]."""
-        self._observation = self._acting.step(action)[0]
+        self._observation = self._suite.advance(self._to_bounds(action), self._repeat)
 
     def observation(self) -> np.ndarray:
         """The task's own observation, float32 [S], named by `observation_names`."""

@@ -92,7 +92,7 @@ class PixelTask(gymnasium.Wrapper, RecordConstructorArgs):
         return self.env.reset(seed=seed, options=options)
 
 
-def normalise_action(env: gymnasium.Env) -> gymnasium.Env:
+def normalise_action(env: gymnasium.Env) -> gymnasium.wrappers.TransformAction:
     """Take actions float32 [A] in [-1, 1], clip them there, and scale them to the environment's own bounds.
 
     Raises:

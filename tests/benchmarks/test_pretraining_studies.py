@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import shutil
 import sys
 import zipfile
 from functools import partial
@@ -105,18 +106,35 @@ def test_the_table_ends_in_a_verdict_and_goes_on_where_it_stopped(table, picture
     assert gje["projection_marginalised_ece"] is not None and simclr["projection_marginalised_ece"] is None
     assert gje["ood_noise_joint"] is not None and simclr["ood_noise_joint"] is None
     assert simclr["ood_held_out_classes_seen_unlabelled_mahalanobis"] is not None
-    text = (tmp_path / "table.md").read_text()
-    assert text in capsys.readouterr().out
+    text, targets = ((tmp_path / name).read_text() for name in ("table.md", "table_targets.md"))
+    out = capsys.readouterr().out
+    assert text in out and targets in out
     accuracies = [f"{row['linear_accuracy']:.4f}" for row in rows if row["method"] == "gje"]
     assert f"({', '.join(accuracies)})" in text  # each seed is shown
-    targets = [
-        line.split(" | ")[-1] for line in text.partition("## Targets")[2].splitlines() if " | " in line
-    ]
-    judged = [cell for cell in targets if cell.startswith(("met,", "not met"))] + [
-        cell for cell in targets[2:] if cell == "met |"
+    verdicts = [line.split(" | ")[-1] for line in targets.splitlines() if " | " in line]
+    judged = [cell for cell in verdicts if cell.startswith(("met,", "not met"))] + [
+        cell for cell in verdicts[2:] if cell == "met |"
     ]
     # accuracy; ECE by baseline and in all; three sets and in all; seconds
     assert len(judged) == 1 + 2 + 4 + 1
+
+
+def test_what_is_done_is_in_the_results_and_in_no_target_without_what_was_said(
+    table, pictures, tmp_path, capsys
+):
+    module, asked = table
+    words = _arguments(pictures, tmp_path, "--seeds", "1")
+    module.main(words)
+    results, targets = ((tmp_path / name).read_text() for name in ("table.md", "table_targets.md"))
+    (tmp_path / "table.md").unlink()
+    shutil.rmtree(tmp_path / "runs")
+    (tmp_path / "table_targets.md").write_text("as told before")
+    capsys.readouterr()
+    module.main(words)
+    assert len(asked) == 2 and (tmp_path / "table.md").read_text() == results
+    assert (tmp_path / "table_targets.md").read_text() == "as told before"
+    out = capsys.readouterr().out
+    assert targets not in out and "what was said of images by gje, simclr" in out
 
 
 def test_a_row_of_other_words_does_not_count_as_done(table, pictures, tmp_path, monkeypatch):
