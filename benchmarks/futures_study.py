@@ -34,7 +34,8 @@ QUICK = Recipe(episodes=3_000, updates=1_500)
 DYNAMICS = replace(QUICK, encoder="dynamics", encoder_resolution=0.1)
 ENCODERS: dict[str, Recipe] = {
     "views": QUICK,
-    "views, 48 numbers": replace(QUICK, dim=48),
+    "views, not shifted": replace(QUICK, shift=0),
+    "views, not shifted, 48 numbers": replace(QUICK, shift=0, dim=48),
     "dynamics": DYNAMICS,
     "dynamics, stop-gradient": replace(DYNAMICS, objective={"target": "stop_gradient"}),
     "reconstruct": replace(QUICK, encoder="reconstruct"),

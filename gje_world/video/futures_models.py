@@ -24,7 +24,7 @@ from gje_world.networks.decoder import Decoder
 from gje_world.objectives import Objective, make_objective
 from gje_world.training.schedules import warm_cosine
 from gje_world.video.calibration import calibrate
-from gje_world.video.losses import annealed, noisy_view, view_predictor
+from gje_world.video.losses import annealed, shifted_view, view_predictor
 from gje_world.video_model import PredictorConfig, VideoModel
 
 LENGTH = 12  # frames of a training episode
@@ -59,6 +59,7 @@ class Recipe:
     encoder_lr: float = 1e-3
     width: int = 16  # channels of the encoder's first convolutions
     noise: float = 30.0  # views: standard deviation of the pixels' noise, in grey levels
+    shift: int = 4  # views: pixels that each is shifted by at most
     encoder_resolution: float = 0.3
     frame_stack: int = 1
     objective: dict[str, Any] = field(default_factory=dict)  # options of the encoder's, beside its resolution
@@ -172,9 +173,9 @@ def parts(recipe: Recipe) -> int:
 def learn_by_views(
     encoder: ConvEncoder, obs: Tensor, recipe: Recipe, seed: int, advance: Callable[[], None]
 ) -> None:
-    """Teaches the encoder by GJE of two views of each of `obs [N, C, H, W]`, noisy in every pixel.
+    """Teaches the encoder by GJE of two views of each of `obs [N, C, H, W]`, shifted, noisy in every pixel.
 
-    What is told of a frame is then what can be told of it through noise, whether it can be predicted or not.
+    What is told of a frame is then what can be told of it so, whether it can be predicted or not.
     """
     predictor = view_predictor(recipe.dim, 64)
     objective = encoder_objective(recipe)
@@ -182,7 +183,8 @@ def learn_by_views(
 
     def loss(_: int) -> Tensor:
         chosen = obs[torch.randint(len(obs), (OBSERVED,), generator=generator)]
-        z = encoder(torch.cat([noisy_view(chosen, recipe.noise, generator) for _ in range(2)]))
+        views = [shifted_view(chosen, recipe.noise, recipe.shift, generator) for _ in range(2)]
+        z = encoder(torch.cat(views))
         belief = predictor(z).translate(z)
         return objective.predict(belief, z.roll(len(chosen), 0)).mean() + objective.marginal(z)
 
