@@ -178,6 +178,7 @@ def table(
                 "frames_to_80_own_with_pretraining": with_pretraining(to_own, took),
                 "frames_to_80_scratch_with_pretraining": with_pretraining(to_scratch, took),
                 "evaluation_every": options.every,
+                "returns": " ".join(f"{value:.0f}" for _, value in values),  # of each evaluation
                 **origin(),
             }
         )

@@ -259,7 +259,7 @@ def control(benchmark, monkeypatch, tmp_path):
     module.main(
         ["--runs", str(tmp_path / "runs"), "--csv", str(tmp_path / "control.csv"), "--seeds", "1", "2"]
     )
-    kinds = dict.fromkeys(("task", "encoder", "mode", "command", "commit", "machine"), str)
+    kinds = dict.fromkeys(("task", "encoder", "mode", "returns", "command", "commit", "machine"), str)
     return calls, read_rows(tmp_path / "control.csv", kinds)
 
 
@@ -269,6 +269,7 @@ def test_control_compares_three_arms_by_the_mean_of_their_last_evaluations(contr
         (arm, seed) for arm in ("scratch", "pretrained", "untrained") for seed in (1, 2)
     ]
     assert all(row["final_return"] == pytest.approx((100 + 100 + 110) / 3, abs=0.1) for row in rows)
+    assert rows[0]["returns"] == "0 0 100 100 110"
     found = {row["encoder"]: row for row in rows}
     assert [found[arm]["frames_to_80_own"] for arm in ("scratch", "pretrained", "untrained")] == [
         2000,
