@@ -2,14 +2,14 @@
 
 Each method is pretrained by `gje-pretrain` in a process of its own and measured as `gje-probe encoders` does.
 A table that was stopped goes on where it stopped, also within a run; a row counts as done for the very words
-that `gje-pretrain` was given. At the end the results are printed, and written beside the CSV; so are the
-targets, where what was said of each image by all methods that they are about is at hand, in `--runs`.
+that `gje-pretrain` was given. At the end the results are printed and written beside the CSV (`.md`); so are
+the targets (`_targets.md`), if `--runs` holds the predictions of every method that they are about.
 
     python benchmarks/cifar_table.py --data cifar10.zip --csv results/cifar10.csv
     python benchmarks/cifar_table.py --data cifar10.zip --csv validation.csv --validation --methods gje \
         --with objective.contrast=0.5
 
-What is measured, and how it was chosen (`cifar_verdict.py`):
+What is measured, and how it was chosen (targets: `cifar_verdict.py`):
 
 - The calibration error that methods are compared by is `linear_ece`: of the plain linear probe on the
   encoder's embedding, without temperature, for all methods alike. For GJE `projection_marginalised_ece`
@@ -192,7 +192,7 @@ def measure(run: Path, split: Split, options: argparse.Namespace) -> Run:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Fill the table, and print it with the verdict."""
+    """Fill the table, and tell results and targets."""
     options = parser(__doc__)
     options.add_argument("--data", type=Path, required=True, help="zip of train/<class>/ and test/<class>/")
     options.add_argument("--runs", type=Path, default=Path("runs/cifar_table"), help="run directories")
@@ -232,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     split = images_of(asked)
                 pretrain(name, seed, run, asked)
                 found = measure(run, split, asked)
-                save_arrays(predictions, found.of_images)
+                save_arrays(predictions, found.predictions)
                 done = [dict(zip(KEY, key, strict=True)) | found.row | origin()]
                 rows += done
                 if asked.csv is not None:
@@ -246,9 +246,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ours, theirs = ([name for name in names if name in runs] for names in (GJE_METHODS, BASELINES))
     if not ours or not theirs:
         return
-    lacking = [name for name in (*ours, *theirs) if any(run.of_images is None for run in runs[name])]
+    lacking = [name for name in (*ours, *theirs) if any(run.predictions is None for run in runs[name])]
     if lacking:
-        print(f"No targets: {asked.runs} lacks what was said of images by {', '.join(lacking)}")
+        print(
+            f"No targets are told, and those told before stand: {asked.runs} has no predictions of "
+            f"{', '.join(lacking)}; rows that are taken out of the CSV are measured again"
+        )
     else:
         tell(f"# {title}: the targets\n\n{targets(runs, ours, theirs)}", asked.csv, "_targets.md")
 

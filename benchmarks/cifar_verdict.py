@@ -51,20 +51,25 @@ class Run:
     """A row of the table; what was said of each image (`gje_world.probing.encoder.Findings`) or None."""
 
     row: Row
-    of_images: Arrays | None
+    predictions: Arrays | None
 
-    def said(self) -> Arrays:
-        """What was said of each image, which targets are told by."""
-        assert self.of_images is not None
-        return self.of_images
+    def at_hand(self) -> Arrays:
+        """What was said of each image.
+
+        Raises:
+            ValueError: it is not known.
+        """
+        if self.predictions is None:
+            raise ValueError(f"no predictions of {self.row.get('method')}, by which targets are told")
+        return self.predictions
 
     def labels(self) -> Tensor:
         """Of the test images, `[N]`."""
-        return torch.from_numpy(self.said()["labels"])
+        return torch.from_numpy(self.at_hand()["labels"])
 
     def probabilities(self, classifier: str) -> Tensor:
         """Of the test images, `[N, K]`."""
-        return torch.from_numpy(self.said()[f"probabilities/{classifier}"])
+        return torch.from_numpy(self.at_hand()[f"probabilities/{classifier}"])
 
 
 class Difference(NamedTuple):
@@ -117,7 +122,7 @@ def detection_difference(runs: Sequence[Run], kind: str) -> Difference:
     inside, outside = [], []
     for run in runs:
         ours, theirs = (
-            placements(*(torch.from_numpy(run.said()[f"ood/{score}/{part}"]) for part in ("inside", kind)))
+            placements(*(torch.from_numpy(run.at_hand()[f"ood/{score}/{part}"]) for part in ("inside", kind)))
             for score in (BELIEF_SCORE, FEATURE_SCORE)
         )
         inside.append(ours[0] - theirs[0])

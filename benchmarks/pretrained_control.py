@@ -8,10 +8,10 @@ has run is not run again, so an interrupted study goes on. The arms have encoder
 loaded as the pretrained one is, which tells what pretraining does from what its way in does (a linear map on
 top, other learning rates).
 
-A row of the CSV is one run: its final return, the mean of its last evaluations, and the env frames at which
-its evaluations first reached 80 % of that, and 80 % of the final return that the runs from scratch have on
-average. The env frames that pretraining took, those between two images among them, stand beside; the columns
-`…_with_pretraining` count them in.
+A row of the CSV is one run: its final return, the mean of its last evaluations (`returns` has all), and the
+env frames at which its evaluations first reached 80 % of that, and 80 % of the final return that the runs
+from scratch have on average. The env frames that pretraining took, those between two images among them,
+stand beside; the columns `…_with_pretraining` count them in.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     exported = pretraining / "encoder"
     encoder = json.loads((exported / "encoder.json").read_text(encoding="utf-8"))
     images = encoder["provenance"]["data"]["images"]
-    found: dict[tuple[str, str, int], list[tuple[int, float]]] = {}
+    found: dict[tuple[str, str, int], Path] = {}
     arms = [(SCRATCH, ""), *((arm, mode) for mode in options.modes for arm in (PRETRAINED, UNTRAINED))]
     for arm, mode in arms:
         for seed in options.seeds:
@@ -132,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             run = base / "-".join(filter(None, (arm, mode, f"seed{seed}")))
             common = (f"task={options.task}", f"steps={options.steps}", f"evaluation.every={options.every}")
             call("agents.train", f"run_dir={run}", f"seed={seed}", *common, *options.train, *start)
-            found[arm, mode, seed] = evaluations(run)
+            found[arm, mode, seed] = run
             if (
                 arm != SCRATCH or seed == options.seeds[-1]
             ):  # what has run is in the table, also if no more does
@@ -146,20 +146,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def table(
-    found: Mapping[tuple[str, str, int], Sequence[tuple[int, float]]],
+    found: Mapping[tuple[str, str, int], Path],
     options: argparse.Namespace,
     images: int,
     before: int,
 ) -> list[Row]:
-    """A row of each run found: arm, mode and seed; those from scratch are all among them.
+    """A row of each run found by arm, mode and seed, with its own commit; those from scratch are all there.
 
     Arguments:
         images: that the encoder was pretrained on.
         before: env frames that they took.
     """
-    reference = statistics.mean(final_return(found[SCRATCH, "", seed]) for seed in options.seeds)
+    scratch = [evaluations(found[SCRATCH, "", seed]) for seed in options.seeds]
+    reference = statistics.mean(final_return(values) for values in scratch)
     rows: list[Row] = []
-    for (arm, mode, seed), values in found.items():
+    for (arm, mode, seed), run in found.items():
+        values, made_by = evaluations(run), json.loads((run / "origin.json").read_text(encoding="utf-8"))
         took = before if arm == PRETRAINED else 0
         final = final_return(values)
         to_own, to_scratch = (frames_to(SHARE * level, values) for level in (final, reference))
@@ -180,6 +182,8 @@ def table(
                 "evaluation_every": options.every,
                 "returns": " ".join(f"{value:.0f}" for _, value in values),  # of each evaluation
                 **origin(),
+                "commit": made_by["commit"],
+                "machine": made_by["machine"],
             }
         )
     return rows

@@ -8,6 +8,7 @@ import gymnasium
 import mujoco
 import numpy as np
 from dm_control import suite
+from dm_control.rl.control import compute_n_steps
 
 from envs.rendering import FrameRenderer
 
@@ -43,7 +44,7 @@ class SuiteEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def __init__(self, domain: str, task: str, image_size: int, quality: str) -> None:
         self._suite_env = _load(domain, task)
         physics = self._suite_env.physics
-        self._substeps = round(self._suite_env.control_timestep() / physics.timestep())
+        self._substeps = compute_n_steps(self._suite_env.control_timestep(), physics.timestep())
         self._renderer = FrameRenderer(physics, image_size, quality, _CAMERAS.get(domain, 0))
         spec = self._suite_env.action_spec()
         bounded = (np.abs(spec.minimum) < _UNBOUNDED) & (np.abs(spec.maximum) < _UNBOUNDED)
@@ -81,6 +82,7 @@ class SuiteEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def advance(self, action: np.ndarray, steps: int) -> np.ndarray:
         """Hold an action for some control steps, without telling rewards; the observation after them."""
         env, physics = self._suite_env, self._suite_env.physics
+        # what dm_control's own step does, but for reward, termination and the observations in between
         for _ in range(steps):
             env.task.before_step(np.asarray(action, np.float64), physics)
             physics.step(self._substeps)

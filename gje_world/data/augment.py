@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 
-def random_shift(images: Tensor, pad: int = 4) -> Tensor:
+def random_shift(images: Tensor, pad: int = 4, generator: Generator | None = None) -> Tensor:
     """Shift each sequence by up to `pad` pixels, edges replicated (DrQ; Kostrikov et al., 2021).
 
     All frames of a sequence move together, so that motion stays what it was.
@@ -15,6 +15,7 @@ def random_shift(images: Tensor, pad: int = 4) -> Tensor:
     Arguments:
         images: `[B, ..., H, W]`, any dtype.
         pad: largest shift in pixels; 0 returns the input.
+        generator: on the CPU; None: torch's own.
 
     Raises:
         ValueError: `pad` is negative, or so large that nothing of an image might be left.
@@ -24,7 +25,9 @@ def random_shift(images: Tensor, pad: int = 4) -> Tensor:
         raise ValueError(
             f"pad must be at least 0 and below both sides, got {pad} for images of {height}x{width}"
         )
-    return shift(images, torch.randint(-pad, pad + 1, (len(images), 2))) if pad else images
+    if not pad:
+        return images
+    return shift(images, torch.randint(-pad, pad + 1, (len(images), 2), generator=generator))
 
 
 def shift(images: Tensor, offsets: Tensor) -> Tensor:

@@ -52,9 +52,7 @@ class Recipe:
 
     belief: str = "mixture"
     dim: int = 16  # D
-    encoder: str = (
-        "views"  # what it learns by: noisy views of a frame, the dynamics, its pictures, or nothing
-    )
+    encoder: str = "views"  # what it learns by: views of a frame, the dynamics, its pictures, or nothing
     encoder_updates: int = 400
     encoder_lr: float = 1e-3
     width: int = 16  # channels of the encoder's first convolutions
@@ -81,6 +79,8 @@ class Recipe:
         for name, known in (("belief", tuple(BELIEFS)), ("encoder", ENCODERS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}")
+        if self.shift < 0:
+            raise ValueError(f"shift must be at least 0, got {self.shift}")
         if self.open_loop and not 1 <= self.open_loop_steps <= LENGTH - self.history:
             raise ValueError(
                 f"open_loop_steps must be between 1 and {LENGTH - self.history}, what episodes of {LENGTH} "
@@ -175,7 +175,8 @@ def learn_by_views(
 ) -> None:
     """Teaches the encoder by GJE of two views of each of `obs [N, C, H, W]`, shifted, noisy in every pixel.
 
-    What is told of a frame is then what can be told of it so, whether it can be predicted or not.
+    What an embedding holds of a frame is then what can be told through shift and noise, whether or not it
+    can be predicted.
     """
     predictor = view_predictor(recipe.dim, 64)
     objective = encoder_objective(recipe)

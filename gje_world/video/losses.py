@@ -6,19 +6,18 @@ import torch
 from torch import Generator, Tensor, nn
 
 from gje_world.beliefs import make_head
-from gje_world.data.augment import shift
+from gje_world.data.augment import random_shift
 from gje_world.networks import mlp
 from gje_world.world_model import LOG_STD_BOUNDS
 
 
-def shifted_view(obs: Tensor, noise: float, pixels: int, generator: Generator) -> Tensor:
-    """A noisy view of each of `obs [N, C, H, W]`, shifted by up to so many pixels, edges replicated.
+def shifted_view(obs: Tensor, noise: float, pad: int, generator: Generator) -> Tensor:
+    """A noisy view of each of `obs [N, C, H, W]`, each shifted by up to `pad` pixels.
 
     A function of place that changes within a shift is not told by another view: such functions, of which
-    there are any number, do not fill the embedding. It is smooth in place, and what else is there has room.
+    there are any number, do not fill the embedding, and what else is there has room.
     """
-    offsets = torch.randint(-pixels, pixels + 1, (len(obs), 2), generator=generator)
-    return noisy_view(shift(obs, offsets), noise, generator)
+    return noisy_view(random_shift(obs, pad, generator), noise, generator)
 
 
 def noisy_view(obs: Tensor, noise: float, generator: Generator | None = None) -> Tensor:

@@ -134,7 +134,7 @@ def test_what_is_done_is_in_the_results_and_in_no_target_without_what_was_said(
     assert len(asked) == 2 and (tmp_path / "table.md").read_text() == results
     assert (tmp_path / "table_targets.md").read_text() == "as told before"
     out = capsys.readouterr().out
-    assert targets not in out and "what was said of images by gje, simclr" in out
+    assert targets not in out and "has no predictions of gje, simclr" in out
 
 
 def test_a_row_of_other_words_does_not_count_as_done(table, pictures, tmp_path, monkeypatch):
@@ -216,8 +216,8 @@ def test_intervals_are_paired_and_know_what_is_noise(benchmark):
 
     def run(sharpness: float):
         said = (sharpness * logits).softmax(-1).numpy()
-        of_images = {"labels": y.numpy(), "probabilities/linear": said}
-        return [module.Run({}, of_images)]
+        predictions = {"labels": y.numpy(), "probabilities/linear": said}
+        return [module.Run({}, predictions)]
 
     same = module.calibration_difference(run(1.0), run(1.0))
     assert same == (0.0, 0.0)
@@ -247,6 +247,7 @@ def control(benchmark, monkeypatch, tmp_path):
             encoder.save(run / "encoder", data={"images": 30})
             (run / "config.yaml").write_text("data: {task: dmc/cartpole-swingup, frames: 30, every: 2}\n")
             return
+        (run / "origin.json").write_text('{"commit": "c0ffee", "machine": "abacus"}')
         level = 1 if run.name.startswith("pretrained") else 2  # frames to reach it, in evaluations
         returns = [100.0 if index >= level else 0.0 for index in range(5)]
         lines = [
@@ -269,7 +270,7 @@ def test_control_compares_three_arms_by_the_mean_of_their_last_evaluations(contr
         (arm, seed) for arm in ("scratch", "pretrained", "untrained") for seed in (1, 2)
     ]
     assert all(row["final_return"] == pytest.approx((100 + 100 + 110) / 3, abs=0.1) for row in rows)
-    assert rows[0]["returns"] == "0 0 100 100 110"
+    assert rows[0]["returns"] == "0 0 100 100 110" and rows[0]["commit"] == "c0ffee"
     found = {row["encoder"]: row for row in rows}
     assert [found[arm]["frames_to_80_own"] for arm in ("scratch", "pretrained", "untrained")] == [
         2000,

@@ -1,5 +1,7 @@
 """Views that video encoders learn by."""
 
+from itertools import product
+
 import torch
 from torch import Generator
 
@@ -10,9 +12,13 @@ def test_a_view_is_its_observation_shifted_and_noisy():
     obs = torch.randint(256, (6, 3, 16, 16), generator=Generator().manual_seed(0), dtype=torch.uint8)
     views = shifted_view(obs, 0.0, 2, Generator().manual_seed(1))
     inside = slice(2, -2)
-    moved = [obs.roll((down, right), (-2, -1)) for down in range(-2, 3) for right in range(-2, 3)]
+    offsets = []
     for row, view in enumerate(views):
-        assert any(torch.equal(view[:, inside, inside], other[row, :, inside, inside]) for other in moved)
+        for offset in product(range(-2, 3), repeat=2):
+            if torch.equal(view[:, inside, inside], obs[row].roll(offset, (-2, -1))[:, inside, inside]):
+                offsets.append(offset)
+    assert len(offsets) == len(obs) and len(set(offsets)) > 3  # each on its own
+    assert min(min(offset) for offset in offsets) < 0 < max(max(offset) for offset in offsets)
     assert not torch.equal(views, obs)
     assert torch.equal(shifted_view(obs, 0.0, 0, Generator()), obs)
     grey = torch.full((50, 3, 16, 16), 128, dtype=torch.uint8)
