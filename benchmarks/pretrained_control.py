@@ -157,11 +157,11 @@ def table(
         images: that the encoder was pretrained on.
         before: env frames that they took.
     """
-    scratch = [evaluations(found[SCRATCH, "", seed]) for seed in options.seeds]
-    reference = statistics.mean(final_return(values) for values in scratch)
+    evaluated = {key: evaluations(run) for key, run in found.items()}
+    reference = statistics.mean(final_return(evaluated[SCRATCH, "", seed]) for seed in options.seeds)
     rows: list[Row] = []
-    for (arm, mode, seed), run in found.items():
-        values, made_by = evaluations(run), json.loads((run / "origin.json").read_text(encoding="utf-8"))
+    for (arm, mode, seed), values in evaluated.items():
+        made_by = json.loads((found[arm, mode, seed] / "origin.json").read_text(encoding="utf-8"))
         took = before if arm == PRETRAINED else 0
         final = final_return(values)
         to_own, to_scratch = (frames_to(SHARE * level, values) for level in (final, reference))

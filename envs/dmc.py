@@ -82,9 +82,10 @@ class SuiteEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def advance(self, action: np.ndarray, steps: int) -> np.ndarray:
         """Hold an action for some control steps, without telling rewards; the observation after them."""
         env, physics = self._suite_env, self._suite_env.physics
+        action = np.asarray(action, np.float64)
         # what dm_control's own step does, but for reward, termination and the observations in between
         for _ in range(steps):
-            env.task.before_step(np.asarray(action, np.float64), physics)
+            env.task.before_step(action, physics)
             physics.step(self._substeps)
             env.task.after_step(physics)
         return self._told(env.task.get_observation(physics))
