@@ -31,6 +31,7 @@ LENGTH = 12  # frames of a training episode
 PART = 500  # episodes made and embedded at once
 OBSERVED = 256  # observations that an update of the encoder learns from, where it learns from single ones
 AVERAGED = 20  # of this part of all updates the weights of a predictor are the average
+FINISHING = 16  # this part of all updates, the last, also learns along sampled futures
 ENCODERS = ("views", "dynamics", "reconstruct", "random")
 BELIEFS: dict[str, dict[str, Any]] = {
     "mixture": {"name": "mixture", "components": 16},
@@ -71,8 +72,8 @@ class Recipe:
     lr: float = 2e-3
     resolution: float = 0.01  # at the end
     first_resolution: float = 0.5
-    open_loop: float = 0.0  # weight of the energy score of sampled futures, over beliefs after true pasts
-    open_loop_steps: int = 4
+    open_loop: float = 10.0  # weight of the energy score of sampled futures, over beliefs after true pasts
+    open_loop_steps: int = 5
     particles: int = 4  # sampled futures of each path
 
     def __post_init__(self) -> None:
@@ -234,28 +235,39 @@ def learn_beliefs(
     """Teaches the predictor of a model, its encoder held fixed, by the embeddings `z [N, T, D]` of episodes.
 
     The resolution falls: ways that are far apart are found first, and no component is left without a share.
-    Only whole histories are learnt from: they are what a predictor is asked after.
+    Only whole histories are learnt from: they are what a predictor is asked after. In the end it also learns
+    along futures that it samples itself.
     """
     name = "consistency" if recipe.belief == "squared_error" else "gje_conditional"
     objective = make_objective(name, recipe.dim)
     generator = Generator().manual_seed(seed)
+    finishing = recipe.updates // FINISHING if recipe.open_loop else 0
+    after_truth = recipe.updates - finishing
 
-    def loss(update: int) -> Tensor:
-        objective.resolution = annealed(recipe.first_resolution, recipe.resolution, update / recipe.updates)
-        path = z[torch.randint(len(z), (recipe.batch,), generator=generator)]
+    def paths() -> Tensor:
+        return z[torch.randint(len(z), (recipe.batch,), generator=generator)]
+
+    def told(path: Tensor) -> Tensor:
         past = path.unfold(1, recipe.history, 1)[:, :-1].mT  # [B, T - history, history, D]
-        belief = model.believe(past, past[..., :0])
-        told = objective.predict(belief, path[:, recipe.history :]).mean()
-        if recipe.open_loop:
-            length = recipe.history + recipe.open_loop_steps
-            start = int(torch.randint(path.shape[1] - length + 1, (), generator=generator))
-            part = path[:, start : start + length]
-            told = told + recipe.open_loop * sampled_error(model, part, recipe)
-        return told
+        return objective.predict(model.believe(past, past[..., :0]), path[:, recipe.history :]).mean()
+
+    def ever_finer(update: int) -> Tensor:
+        objective.resolution = annealed(recipe.first_resolution, recipe.resolution, update / after_truth)
+        return told(paths())
+
+    def along_samples(_: int) -> Tensor:
+        path = paths()
+        length = recipe.history + recipe.open_loop_steps
+        start = int(torch.randint(path.shape[1] - length + 1, (), generator=generator))
+        return told(path) + recipe.open_loop * sampled_error(model, path[:, start : start + length], recipe)
 
     learnt = nn.ModuleList([model.predictor, model.head])
-    average = averaged_weights(learnt, recipe.updates)
-    descend(learnt, loss, recipe.updates, recipe.lr, advance, average)
+    for loss, updates, lr in (
+        (ever_finer, after_truth, recipe.lr),
+        (along_samples, finishing, recipe.lr / 2),
+    ):
+        if updates:
+            descend(learnt, loss, updates, lr, advance, averaged_weights(learnt, updates))
     model.eval().requires_grad_(False)
 
 

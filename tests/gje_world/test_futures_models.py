@@ -14,6 +14,7 @@ from gje_world.video.benchmark import PREDICTORS, UNLEARNT
 from gje_world.video.futures_models import (
     BELIEFS,
     ENCODERS,
+    FINISHING,
     Recipe,
     around,
     averaged_weights,
@@ -124,17 +125,32 @@ def test_the_weights_of_hardly_any_updates_are_the_last(frames):
 
 @pytest.mark.parametrize("belief", BELIEFS)
 def test_every_belief_is_learnt_along_sampled_futures_too(belief, frames):
-    recipe = replace(TINY, belief=belief, open_loop=1.0)
+    recipe = replace(TINY, belief=belief)
     model = around(learn_encoder(frames, TINY, seed=1), frames, recipe, seed=1)
     before = [parameter.clone() for parameter in model.predictor.parameters()]
     z = model.embed(frames)
     for parameter in model.parameters():
         parameter.grad = None
-    sampled_error(model, z[:8, :9], recipe).backward()
+    sampled_error(model, z[:8, :10], recipe).backward()
     assert all(parameter.grad is not None for parameter in model.predictor.parameters())
-    learn_beliefs(model, z, recipe, 1, lambda: None)
+    learn_beliefs(model, z, replace(recipe, updates=FINISHING), 1, lambda: None)
     after = list(model.predictor.parameters())
     assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("weight, along", [(0.0, 0), (10.0, 2)])
+def test_the_last_updates_of_all_learn_along_sampled_futures(weight, along, frames, monkeypatch):
+    recipe = replace(TINY, updates=2 * FINISHING + 1, open_loop=weight)
+    model = around(learn_encoder(frames, TINY, seed=1), frames, recipe, seed=1)
+    updates: list[str] = []
+
+    def spied(*arguments):
+        updates.append("sampled")
+        return sampled_error(*arguments)
+
+    monkeypatch.setattr("gje_world.video.futures_models.sampled_error", spied)
+    learn_beliefs(model, model.embed(frames), recipe, 1, lambda: updates.append("update"))
+    assert updates == ["update"] * (recipe.updates - along) + ["sampled", "update"] * along
 
 
 def test_the_loss_along_sampled_futures_is_their_energy_score(frames):
