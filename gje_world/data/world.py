@@ -47,7 +47,7 @@ class World:
     scored: tuple[str, ...] = ("x", "y")  # variables that futures are compared in
     kinds: ClassVar[tuple[str, ...]] = SHAPES
     contexts: ClassVar[int] = 2048  # after which the benchmark asks for futures
-    episodes: ClassVar[int] = 100_000  # to learn from, where nothing else is asked
+    episodes: ClassVar[int] = 200_000  # to learn from, where nothing else is asked
     latest_decision: ClassVar[int] = PAST  # the greatest index that `decision` gives
 
     def __init__(self, size: int = 64):
