@@ -64,12 +64,12 @@ class Recipe:
     objective: dict[str, Any] = field(default_factory=dict)  # options of the encoder's, beside its resolution
     unroll: int = 0  # dynamics: steps also learnt along sampled futures
     history: int = 5  # embeddings that the predictor looks at
-    hidden: int = 128
+    hidden: int = 256
     layers: int = 3
     episodes: int = World.episodes  # that beliefs are learnt from; each holds one draw of the way
-    updates: int = 16_000
+    updates: int = 10_000
     batch: int = 64
-    lr: float = 2e-3
+    lr: float = 1e-3
     resolution: float = 0.01  # at the end
     first_resolution: float = 0.5
     open_loop: float = 10.0  # weight of the energy score of sampled futures, over beliefs after true pasts
