@@ -72,7 +72,7 @@ class Recipe:
     lr: float = 1e-3
     resolution: float = 0.01  # at the end
     first_resolution: float = 0.5
-    open_loop: float = 10.0  # weight of the energy score of sampled futures, over beliefs after true pasts
+    open_loop: float = 0.0  # weight of the energy score of sampled futures, over beliefs after true pasts
     open_loop_steps: int = 5
     particles: int = 4  # sampled futures of each path
 
