@@ -40,7 +40,6 @@ ENCODERS: dict[str, Recipe] = {
     "dynamics, stop-gradient": replace(DYNAMICS, objective={"target": "stop_gradient"}),
     "reconstruct": replace(QUICK, encoder="reconstruct"),
     "random": replace(QUICK, encoder="random"),
-    "views, after true pasts alone": replace(QUICK, open_loop=0.0),
     "dynamics, resolution 0.5": replace(DYNAMICS, encoder_resolution=0.5),
     "dynamics, SIGReg": replace(DYNAMICS, objective={"marginal": "sigreg", "marginal_weight": 10.0}),
     "dynamics, marginal weight 10": replace(DYNAMICS, objective={"marginal_weight": 10.0}),

@@ -18,7 +18,6 @@ from torch import Generator, Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gje_world.data.world import World
-from gje_world.evaluation.scores import energy_score
 from gje_world.networks import ConvEncoder
 from gje_world.networks.decoder import Decoder
 from gje_world.objectives import Objective, make_objective
@@ -31,7 +30,6 @@ LENGTH = 12  # frames of a training episode
 PART = 500  # episodes made and embedded at once
 OBSERVED = 256  # observations that an update of the encoder learns from, where it learns from single ones
 AVERAGED = 20  # of this part of all updates the weights of a predictor are the average
-FINISHING = 16  # this part of all updates, the last, also learns along sampled futures
 ENCODERS = ("views", "dynamics", "reconstruct", "random")
 BELIEFS: dict[str, dict[str, Any]] = {
     "mixture": {"name": "mixture", "components": 16},
@@ -48,7 +46,7 @@ class Recipe:
     """How a predictor is learnt; `docs/futures_study.md` tells what the defaults rest on.
 
     Raises:
-        ValueError: there is no such belief or encoder, or futures cannot be sampled so far or so few.
+        ValueError: there is no such belief or encoder, or views would be shifted by less than nothing.
     """
 
     belief: str = "mixture"
@@ -72,9 +70,6 @@ class Recipe:
     lr: float = 1e-3
     resolution: float = 0.01  # at the end
     first_resolution: float = 0.5
-    open_loop: float = 0.0  # weight of the energy score of sampled futures, over beliefs after true pasts
-    open_loop_steps: int = 5
-    particles: int = 4  # sampled futures of each path
 
     def __post_init__(self) -> None:
         for name, known in (("belief", tuple(BELIEFS)), ("encoder", ENCODERS)):
@@ -82,13 +77,6 @@ class Recipe:
                 raise ValueError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}")
         if self.shift < 0:
             raise ValueError(f"shift must be at least 0, got {self.shift}")
-        if self.open_loop and not 1 <= self.open_loop_steps <= LENGTH - self.history:
-            raise ValueError(
-                f"open_loop_steps must be between 1 and {LENGTH - self.history}, what episodes of {LENGTH} "
-                f"frames leave after history={self.history}; got {self.open_loop_steps}"
-            )
-        if self.open_loop and self.particles < 2:
-            raise ValueError(f"particles must be at least 2, got {self.particles}")
 
 
 class VideoPredictor:
@@ -235,39 +223,21 @@ def learn_beliefs(
     """Teaches the predictor of a model, its encoder held fixed, by the embeddings `z [N, T, D]` of episodes.
 
     The resolution falls: ways that are far apart are found first, and no component is left without a share.
-    Only whole histories are learnt from: they are what a predictor is asked after. In the end it also learns
-    along futures that it samples itself.
+    Only whole histories are learnt from: they are what a predictor is asked after.
     """
     name = "consistency" if recipe.belief == "squared_error" else "gje_conditional"
     objective = make_objective(name, recipe.dim)
     generator = Generator().manual_seed(seed)
-    finishing = recipe.updates // FINISHING if recipe.open_loop else 0
-    after_truth = recipe.updates - finishing
 
-    def paths() -> Tensor:
-        return z[torch.randint(len(z), (recipe.batch,), generator=generator)]
-
-    def told(path: Tensor) -> Tensor:
+    def loss(update: int) -> Tensor:
+        objective.resolution = annealed(recipe.first_resolution, recipe.resolution, update / recipe.updates)
+        path = z[torch.randint(len(z), (recipe.batch,), generator=generator)]
         past = path.unfold(1, recipe.history, 1)[:, :-1].mT  # [B, T - history, history, D]
         return objective.predict(model.believe(past, past[..., :0]), path[:, recipe.history :]).mean()
 
-    def ever_finer(update: int) -> Tensor:
-        objective.resolution = annealed(recipe.first_resolution, recipe.resolution, update / after_truth)
-        return told(paths())
-
-    def along_samples(_: int) -> Tensor:
-        path = paths()
-        length = recipe.history + recipe.open_loop_steps
-        start = int(torch.randint(path.shape[1] - length + 1, (), generator=generator))
-        return told(path) + recipe.open_loop * sampled_error(model, path[:, start : start + length], recipe)
-
     learnt = nn.ModuleList([model.predictor, model.head])
-    for loss, updates, lr in (
-        (ever_finer, after_truth, recipe.lr),
-        (along_samples, finishing, recipe.lr / 2),
-    ):
-        if updates:
-            descend(learnt, loss, updates, lr, advance, averaged_weights(learnt, updates))
+    average = averaged_weights(learnt, recipe.updates)
+    descend(learnt, loss, recipe.updates, recipe.lr, advance, average)
     model.eval().requires_grad_(False)
 
 
@@ -277,21 +247,6 @@ def calibrate_beliefs(model: VideoModel, world: World, recipe: Recipe, seed: int
         return
     z = embed_part(model, episodes(world, seed, parts(recipe)))
     calibrate(model, [(z, no_action(z, LENGTH - 1))])
-
-
-def sampled_error(model: VideoModel, path: Tensor, recipe: Recipe) -> Tensor:
-    """Energy score of futures sampled after the first embeddings of `path [B, history + H, D]`, a scalar.
-
-    Where each embedding is told from true ones before, what is sampled is never seen to be gone on from, and
-    errors of velocity, a difference of embeddings, add up. The score is proper however few the particles,
-    as the likelihood of their mixture is not: that pays for beliefs wide enough to fill gaps between them.
-    """
-    first = recipe.history
-    futures = model.imagine(path[:, :first], no_action(path, path.shape[1] - 1), recipe.particles)
-    if recipe.belief == "squared_error":
-        return (futures - path[:, first:].movedim(1, 0).unsqueeze(1)).square().mean()
-    target = path[:, first:].movedim(1, 0)  # [H, B, D]
-    return energy_score(futures.movedim(1, 0), target).mean() / recipe.dim**0.5
 
 
 def averaged_weights(learnt: nn.Module, updates: int) -> AveragedModel:

@@ -9,12 +9,10 @@ from torch import Generator, nn
 from gje_world.beliefs import DiagonalGaussian, LowRankGaussian, make_head
 from gje_world.data.worlds import make_world
 from gje_world.evaluation.probe import linear_probe_r2
-from gje_world.evaluation.scores import energy_score
 from gje_world.video.benchmark import PREDICTORS, UNLEARNT
 from gje_world.video.futures_models import (
     BELIEFS,
     ENCODERS,
-    FINISHING,
     Recipe,
     around,
     averaged_weights,
@@ -22,7 +20,6 @@ from gje_world.video.futures_models import (
     episodes,
     learn_beliefs,
     learn_encoder,
-    sampled_error,
 )
 
 TINY = Recipe(dim=4, width=4, hidden=16, layers=1, encoder_updates=1, updates=3, batch=8)
@@ -42,8 +39,7 @@ def frames(monkeypatch):
             {"belief": "diagonal_mixture"},
             "belief must be one of mixture, low_rank_mixture, .*; got 'diagonal_m",
         ),
-        ({"open_loop": 1.0, "open_loop_steps": 8}, "open_loop_steps must be between 1 and 7, .*; got 8"),
-        ({"open_loop": 1.0, "particles": 1}, "particles must be at least 2, got 1"),
+        ({"shift": -1}, "shift must be at least 0, got -1"),
     ],
 )
 def test_a_recipe_that_cannot_be_is_refused(options, message):
@@ -124,42 +120,10 @@ def test_the_weights_of_hardly_any_updates_are_the_last(frames):
 
 
 @pytest.mark.parametrize("belief", BELIEFS)
-def test_every_belief_is_learnt_along_sampled_futures_too(belief, frames):
+def test_every_belief_is_learnt(belief, frames):
     recipe = replace(TINY, belief=belief)
     model = around(learn_encoder(frames, TINY, seed=1), frames, recipe, seed=1)
     before = [parameter.clone() for parameter in model.predictor.parameters()]
-    z = model.embed(frames)
-    for parameter in model.parameters():
-        parameter.grad = None
-    sampled_error(model, z[:8, :10], recipe).backward()
-    assert all(parameter.grad is not None for parameter in model.predictor.parameters())
-    learn_beliefs(model, z, replace(recipe, updates=FINISHING), 1, lambda: None)
+    learn_beliefs(model, model.embed(frames), recipe, 1, lambda: None)
     after = list(model.predictor.parameters())
     assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
-
-
-@pytest.mark.parametrize("weight, along", [(0.0, 0), (10.0, 2)])
-def test_the_last_updates_of_all_learn_along_sampled_futures(weight, along, frames, monkeypatch):
-    recipe = replace(TINY, updates=2 * FINISHING + 1, open_loop=weight)
-    model = around(learn_encoder(frames, TINY, seed=1), frames, recipe, seed=1)
-    updates: list[str] = []
-
-    def spied(*arguments):
-        updates.append("sampled")
-        return sampled_error(*arguments)
-
-    monkeypatch.setattr("gje_world.video.futures_models.sampled_error", spied)
-    learn_beliefs(model, model.embed(frames), recipe, 1, lambda: updates.append("update"))
-    assert updates == ["update"] * (recipe.updates - along) + ["sampled", "update"] * along
-
-
-def test_the_loss_along_sampled_futures_is_their_energy_score(frames):
-    recipe = replace(TINY, particles=6)
-    model = around(learn_encoder(frames, TINY, seed=1), frames, recipe, seed=1)
-    path = model.embed(frames)[:8, :9]
-    torch.manual_seed(2)
-    told = sampled_error(model, path, recipe)
-    torch.manual_seed(2)
-    futures = model.imagine(path[:, :5], path.new_zeros(8, 8, 0), 6)  # [H, P, B, D]
-    each = [energy_score(futures[h], path[:, 5 + h]).mean() / 4**0.5 for h in range(4)]
-    torch.testing.assert_close(told, torch.stack(each).mean())
