@@ -53,7 +53,7 @@ class Run:
     row: Row
     predictions: Arrays | None
 
-    def at_hand(self) -> Arrays:
+    def predicted(self) -> Arrays:
         """What was said of each image.
 
         Raises:
@@ -65,11 +65,11 @@ class Run:
 
     def labels(self) -> Tensor:
         """Of the test images, `[N]`."""
-        return torch.from_numpy(self.at_hand()["labels"])
+        return torch.from_numpy(self.predicted()["labels"])
 
     def probabilities(self, classifier: str) -> Tensor:
         """Of the test images, `[N, K]`."""
-        return torch.from_numpy(self.at_hand()[f"probabilities/{classifier}"])
+        return torch.from_numpy(self.predicted()[f"probabilities/{classifier}"])
 
 
 class Difference(NamedTuple):
@@ -120,9 +120,9 @@ def detection_difference(runs: Sequence[Run], kind: str) -> Difference:
     Its error is DeLong's (1988, eq. 4 to 6), of two correlated areas, over images inside and outside.
     """
     inside, outside = [], []
-    for run in runs:
+    for said in (run.predicted() for run in runs):
         ours, theirs = (
-            placements(*(torch.from_numpy(run.at_hand()[f"ood/{score}/{part}"]) for part in ("inside", kind)))
+            placements(*(torch.from_numpy(said[f"ood/{score}/{part}"]) for part in ("inside", kind)))
             for score in (BELIEF_SCORE, FEATURE_SCORE)
         )
         inside.append(ours[0] - theirs[0])

@@ -14,6 +14,7 @@ before a noisy background, beside the same encoder trained to reconstruct:
 from __future__ import annotations
 
 import csv
+import hashlib
 import time
 from dataclasses import replace
 from functools import partial
@@ -24,11 +25,18 @@ from matplotlib.figure import Figure
 from measure import parser, write_csv
 from rich.progress import Progress
 
-from gje_world.data.worlds import make_world
-from gje_world.evaluation.futures import ask, fit_probe, score
+from gje_world.data.worlds import WORLDS, make_world
+from gje_world.evaluation.futures import HORIZON, ask, fit_probe, score
 from gje_world.plots.style import styled
 from gje_world.training.devices import keep_freed_memory, set_threads
-from gje_world.video.futures_models import Recipe, VideoPredictor, around, episodes, learn, learn_encoder
+from gje_world.video.futures_models import (
+    Recipe,
+    VideoPredictor,
+    around,
+    first_episodes,
+    learn,
+    learn_encoder,
+)
 
 QUICK = Recipe(episodes=3_000, updates=1_500)
 DYNAMICS = replace(QUICK, encoder="dynamics", encoder_resolution=0.1)
@@ -43,7 +51,7 @@ ENCODERS: dict[str, Recipe] = {
     "dynamics, resolution 0.5": replace(DYNAMICS, encoder_resolution=0.5),
     "dynamics, SIGReg": replace(DYNAMICS, objective={"marginal": "sigreg", "marginal_weight": 10.0}),
     "dynamics, marginal weight 10": replace(DYNAMICS, objective={"marginal_weight": 10.0}),
-    "dynamics, 2 frames": replace(DYNAMICS, frame_stack=2),
+    "dynamics, 2 frames": replace(DYNAMICS, frame_stack=2, history=4),
     "dynamics, 4 steps": replace(DYNAMICS, unroll=4),
 }
 CONTEXTS = 512
@@ -55,6 +63,11 @@ SHOWN = {
     "energy_ratio_5": "energy score / oracle's",
 }
 KEY = ("world", "encoder", "seed")
+
+
+def digest(recipe: Recipe) -> str:
+    """What tells rows of one recipe from those of another, under the same name."""
+    return hashlib.sha256(repr(recipe).encode()).hexdigest()[:8]
 
 
 @styled
@@ -78,10 +91,10 @@ def main() -> None:
     """Learn and score what is not yet done, print each row, and write table and figure where asked."""
     options = parser(__doc__)
     options.add_argument("--plot", type=Path, help="also draw the figure here")
-    options.add_argument("--world", default="junction_2")
+    options.add_argument("--world", default="junction_2", choices=list(WORLDS))
     options.add_argument("--seeds", type=int, default=1)
     options.add_argument("--probe", action="store_true", help="learn and probe encoders, without beliefs")
-    options.add_argument("--only", nargs="*", help="some of the encoders")
+    options.add_argument("--only", nargs="*", choices=list(ENCODERS), help="some of the encoders")
     options.add_argument("--threads", type=int, help="CPU threads; torch's choice if left out")
     arguments = options.parse_args()
     keep_freed_memory()
@@ -90,7 +103,12 @@ def main() -> None:
     if arguments.csv is not None and arguments.csv.exists():
         with arguments.csv.open(newline="") as file:
             rows = list(csv.DictReader(file))
-    done = {tuple(row[name] for name in KEY) for row in rows}
+    asked = "probe_r2" if arguments.probe else f"energy_ratio_{HORIZON}"
+    done = {
+        tuple(row[name] for name in KEY)
+        for row in rows
+        if row.get(asked) and row.get("recipe") == digest(ENCODERS[row["encoder"]])
+    }
     world = make_world(arguments.world, 32)
     question = None if arguments.probe else ask(world, contexts=CONTEXTS)
     with Progress() as progress:
@@ -106,7 +124,7 @@ def main() -> None:
                 start = time.process_time()
                 advance = partial(progress.advance, bar)
                 if arguments.probe:
-                    frames = episodes(world, seed, 0)
+                    frames = first_episodes(world, recipe, seed)
                     model = around(learn_encoder(frames, recipe, seed, advance), frames, recipe, seed)
                 else:
                     model = learn(world, recipe, seed, advance)
@@ -118,7 +136,9 @@ def main() -> None:
                 else:
                     measured = score(world, VideoPredictor(model), question).row
                 told = {name: f"{value:.4g}" for name, value in measured.items() if value is not None}
-                rows.append(cell | told | {"training_cpu_seconds": f"{seconds:.0f}"})
+                told |= {"training_cpu_seconds": f"{seconds:.0f}", "recipe": digest(recipe)}
+                rows = [row for row in rows if any(row[name] != cell[name] for name in KEY)]
+                rows.append(cell | told)
                 progress.console.print("  ".join(rows[-1].values()), highlight=False)
                 if arguments.csv is not None:
                     write_csv(arguments.csv, rows)

@@ -292,21 +292,33 @@ class VideoModel(nn.Module):
 
         All particles of a row share its first belief, which is computed once; of one that is calibrated, each
         keeps a width of its own.
+
+        Raises:
+            ValueError: there are no particles, or no action of a step ahead.
         """
+        if particles < 1:
+            raise ValueError(f"particles must be at least 1, got {particles}")
+        if action.shape[1] < z.shape[1]:
+            raise ValueError(
+                f"a history of {z.shape[1]} embeddings needs as many actions or more: those between and "
+                f"those of the steps ahead; got {action.shape[1]}"
+            )
         length, rows = z.shape[1], torch.Size((particles, len(z)))
         scale = self.calibration.draw_scales(rows, z.device) if self.calibration.corrects else None  # [P, B]
         with self.precision():
             first = self.as_learnt(z, action[:, :length])
             beliefs = [self.calibration(first)]
             drawn = draw(first, rows[:1]) if scale is None else draw(first.rescale(scale), EMPTY)
-            cloud = z.expand(particles, *z.shape)
+            futures, cloud = [drawn], z.expand(particles, *z.shape)
             for end in range(length + 1, action.shape[1] + 1):
-                cloud = torch.cat([cloud, drawn.unsqueeze(2)], 2)
-                each = self.as_learnt(cloud, action[:, :end].expand(particles, -1, -1, -1))
+                cloud = torch.cat([cloud, drawn.unsqueeze(2)], 2)[:, :, -self.history :]
+                taken = action[:, end - cloud.shape[2] : end].expand(particles, -1, -1, -1)
+                each = self.as_learnt(cloud, taken)
                 each = each if scale is None else each.rescale(scale)
                 beliefs.append(Pool(each))
                 drawn = draw(each, EMPTY)
-        return beliefs, torch.cat([cloud, drawn.unsqueeze(2)], 2)[:, :, length:].movedim(2, 0)
+                futures.append(drawn)
+        return beliefs, torch.stack(futures)
 
 
 class _Window:

@@ -63,16 +63,16 @@ class Clips:
         path = Path(path)
         try:
             index = json.loads((path / INDEX).read_text(encoding="utf-8"))
-            version = index["version"]
+            if (version := index["version"]) != VERSION:
+                raise ClipsError(f"{path} holds clips of format {version}; this version reads {VERSION}")
+            clips = Clips(path, index)
+            frames = sum(clips.lengths.tolist())
         except OSError as error:
             raise ClipsError(f"{path} holds no clips: there is no {INDEX} in it that can be read") from error
         except (ValueError, TypeError, KeyError) as error:
             raise ClipsError(f"{path / INDEX} cannot be read: {error!r}") from error
-        if version != VERSION:
-            raise ClipsError(f"{path} holds clips of format {version}; this version reads {VERSION}")
-        clips = Clips(path, index)
         for name, (dtype, shape) in clips._fields().items():
-            size = np.dtype(dtype).itemsize * math.prod(shape) * sum(index["lengths"])
+            size = np.dtype(dtype).itemsize * math.prod(shape) * frames
             there = (path / f"{name}.bin").stat().st_size if (path / f"{name}.bin").exists() else 0
             if there < size:
                 raise ClipsError(f"{path / name}.bin holds {there:,} bytes of {size:,}: make the clips anew")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
+from gje_world.evaluation.scores import surprise
 from gje_world.video_model import VideoModel
 
 Event = Callable[[Tensor, Tensor], Tensor]
@@ -39,7 +40,7 @@ EVENTS: dict[str, Event] = {
 
 
 @torch.no_grad()
-def surprise(model: VideoModel, frames: Tensor, actions: Tensor) -> Tensor:
+def last_surprise(model: VideoModel, frames: Tensor, actions: Tensor) -> Tensor:
     """Minus the log-density `[N]`, in nats per dimension, of the last embedding of clips.
 
     Arguments:
@@ -48,29 +49,31 @@ def surprise(model: VideoModel, frames: Tensor, actions: Tensor) -> Tensor:
     """
     z = torch.cat([model.embed(part) for part in frames.split(CHUNK)])
     actions = actions[:, model.frame_stack - 1 :]
-    return -model.believe(z[:, :-1], actions).log_prob(z[:, -1]) / model.dim
+    return surprise(model.believe(z[:, :-1], actions), z[:, -1])
 
 
 @torch.no_grad()
 def surprise_auroc(model: VideoModel, frames: Tensor, actions: Tensor) -> dict[str, float]:
-    """Area under the ROC curve of `surprise` for each impossible event against what happened, and for all.
+    """Area under the ROC curve of `last_surprise`: each impossible event against what happened, and all.
 
     Arguments:
         frames: uint8 `[N, T, C, H, W]`, of `N` clips.
         actions: `[N, T-1, A]`.
     """
     background = frames.flatten(0, 1).float().median(0).values.to(torch.uint8)
-    possible = surprise(model, frames, actions)
+    possible = last_surprise(model, frames, actions)
     found, impossible = {}, []
     for name, event in EVENTS.items():
         changed = torch.cat([frames[:, :-1], event(frames, background).unsqueeze(1)], 1)
-        impossible.append(surprise(model, changed, actions))
+        impossible.append(last_surprise(model, changed, actions))
         found[name] = auroc(possible, impossible[-1])
     return found | {"all": auroc(possible, torch.cat(impossible))}
 
 
 def auroc(negative: Tensor, positive: Tensor) -> float:
     """Area under the ROC curve of scores that should be higher for the positive ones."""
+    negative = torch.where(negative.isnan(), torch.inf, negative)  # what has no score finds nothing
+    positive = torch.where(positive.isnan(), -torch.inf, positive)
     scores = torch.cat([negative, positive])
     truth = torch.cat([torch.zeros(len(negative)), torch.ones(len(positive))]).long().to(scores.device)
     # scores that are no probabilities would be put through a sigmoid, which rounds large ones together

@@ -66,9 +66,10 @@ class GJE(Method):
         metrics = {
             "loss/prediction": predicted.detach(),
             "loss/marginal": marginal.detach(),
-            "belief/std": belief.variance.detach().mean().sqrt(),
             "projection/std": spread(v)["embedding/std"],
         }
+        with torch.no_grad():
+            metrics["belief/std"] = belief.variance.mean().sqrt()
         if share:  # no gradient to how beliefs are told: they stay true
             compared = self.objective.compare(self.beliefs.believe(v, held=True), target).mean()
             metrics["loss/contrast"] = compared.detach()

@@ -35,6 +35,7 @@ def fill_table(
     """
     rows = read_rows(table, kinds)
     done = {tuple(row[name] for name in key) for row in rows}
+    wanted = list(dict.fromkeys(wanted))
     console = Console(stderr=True)
     look = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*look, console=console, disable=not console.is_terminal) as progress:

@@ -6,7 +6,7 @@ import importlib
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,8 +46,8 @@ from gje_world.video.futures_models import (
     around,
     calibrate_beliefs,
     embed_episodes,
-    episodes,
     episodes_and_states,
+    first_episodes,
     learn_beliefs,
     learn_encoder,
 )
@@ -154,7 +154,10 @@ def benchmark(config: BenchmarkConfig) -> int:
         for predictor in predictors
         if predictor not in UNLEARNT or seed == 1
     ]
-    with RunDirectory.open(config.run_dir, plain_value(config), changeable=CHANGEABLE) as run:
+    sources = {"recipe": asdict(Recipe()) | {"episodes_simulated": Simulated.episodes}}
+    with RunDirectory.open(
+        config.run_dir, plain_value(config), changeable=CHANGEABLE, sources=sources
+    ) as run:
         (run.path / "portraits").mkdir(exist_ok=True)
         rows = fill_table(
             run.path / "table.csv",
@@ -234,9 +237,10 @@ class Bench:
         c = self.config
         count = c.episodes or world.episodes
         if predictor == "nearest_neighbour":
-            parts = range(-(-min(count, MOST_NEIGHBOURS) // PART))
+            count = min(count, MOST_NEIGHBOURS)
+            parts = range(-(-count // PART))
             clips = [around_decision(world, *episodes_and_states(world, seed, part)) for part in parts]
-            neighbours = NearestNeighbours(torch.cat(clips)[:MOST_NEIGHBOURS], HORIZON)
+            neighbours = NearestNeighbours(torch.cat(clips)[:count], HORIZON)
             return neighbours, time.process_time() - start
         recipe = Recipe(
             belief=predictor, episodes=count, encoder_updates=c.encoder_updates, updates=c.updates
@@ -253,7 +257,7 @@ class Bench:
         """Encoder and embeddings that all beliefs about a world are learnt with; made once for a seed."""
         if self._seen is None or self._seen[0] != (name, seed):
             start = time.process_time()
-            frames = episodes(world, seed, 0)
+            frames = first_episodes(world, recipe, seed)
             encoder = learn_encoder(frames, recipe, seed, advance)
             model = around(encoder, frames, recipe, seed)
             z = embed_episodes(model, frames, world, recipe, seed)

@@ -104,6 +104,11 @@ def check(config: VideoConfig) -> None:
     path = config.encoder.path
     dim = config.encoder.dim if path is None else load_encoder(path).dim
     objective = check_world_objective(config.objective, config.belief, dim)
+    if config.learning.open_loop:
+        try:
+            objective.require_belief("pool")  # which beliefs along sampled futures are
+        except ValueError as error:
+            raise ConfigError(f"learning.open_loop={config.learning.open_loop} must be 0: {error}") from error
     if objective.contrast and (config.encoder.frozen or not config.learning.settle):
         why = "encoder.frozen=true" if config.encoder.frozen else "learning.settle=0"
         raise ConfigError(

@@ -18,6 +18,7 @@ from torch import Generator, Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gje_world.data.world import World
+from gje_world.evaluation.futures import CONTEXT
 from gje_world.networks import ConvEncoder
 from gje_world.networks.decoder import Decoder
 from gje_world.objectives import Objective, make_objective
@@ -46,7 +47,8 @@ class Recipe:
     """How a predictor is learnt; `docs/futures_study.md` tells what the defaults rest on.
 
     Raises:
-        ValueError: there is no such belief or encoder, or views would be shifted by less than nothing.
+        ValueError: there is no such belief or encoder, views would be shifted by less than nothing, or a
+            context has not the frames that the predictor looks at.
     """
 
     belief: str = "mixture"
@@ -77,6 +79,11 @@ class Recipe:
                 raise ValueError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}")
         if self.shift < 0:
             raise ValueError(f"shift must be at least 0, got {self.shift}")
+        if self.history + self.frame_stack - 1 > CONTEXT:
+            raise ValueError(
+                f"history={self.history} with frame_stack={self.frame_stack} needs more frames than the "
+                f"{CONTEXT} of a context"
+            )
 
 
 class VideoPredictor:
@@ -99,7 +106,7 @@ def learn(world: World, recipe: Recipe, seed: int, advance: Callable[[], None] =
     Arguments:
         advance: called after each of `recipe.encoder_updates + recipe.updates` gradient steps.
     """
-    frames = episodes(world, seed, 0)
+    frames = first_episodes(world, recipe, seed)
     model = around(learn_encoder(frames, recipe, seed, advance), frames, recipe, seed)
     learn_beliefs(model, embed_episodes(model, frames, world, recipe, seed), recipe, seed, advance)
     calibrate_beliefs(model, world, recipe, seed)
@@ -296,6 +303,11 @@ def encoder_objective(recipe: Recipe) -> Objective:
     return make_objective(
         "gje_conditional", recipe.dim, resolution=recipe.encoder_resolution, **recipe.objective
     )
+
+
+def first_episodes(world: World, recipe: Recipe, seed: int) -> Tensor:
+    """Frames of the first part of a recipe's episodes, which its encoder learns from."""
+    return episodes(world, seed, 0)[: recipe.episodes]
 
 
 def episodes(world: World, seed: int, part: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gje_world.data.clips import ClipBatch
 from gje_world.networks.decoder import Decoder
-from gje_world.objectives import Objective
+from gje_world.objectives import Objective, make_objective
 from gje_world.objectives.statistics import distributed
 from gje_world.options import option
 from gje_world.training.engine import Learner
@@ -74,17 +74,23 @@ class VideoLearner(Learner):
         super().__init__()
         self.model, self.objective, self.decoder, self.config = model, objective, decoder, config
         self.target_encoder = objective.momentum_encoder(model.encoder)
-        self.view_predictor = None
-        if config.views:
-            self.view_predictor = view_predictor(model.dim, VIEW_HIDDEN)
         self.resting = 0 if model.frozen else updates - round(config.settle * updates)  # from this update on
         self.updates, self.resolution = updates, getattr(objective, "resolution", 0.0)
+        self.view_predictor = None
+        if config.views and self.resting:
+            self.view_predictor = view_predictor(model.dim, VIEW_HIDDEN)
+            taught = "online" if objective.target == "online" else "stop_gradient"
+            self.view_objective = make_objective(
+                "gje_conditional", model.dim, resolution=self.resolution, target=taught
+            )
         self.begin(0)
 
     def begin(self, update: int) -> None:
         """Update `update` comes next."""
         self.update = update
         self.model.resting = update >= self.resting
+        if self.model.resting and self.resolution:
+            self.objective.resolution = self.annealed()  # type: ignore[assignment]
         self.train(self.training)
 
     def train(self, mode: bool = True) -> VideoLearner:
@@ -113,8 +119,6 @@ class VideoLearner(Learner):
         """
         model, objective, c = self.model, self.objective, self.config
         resting = model.resting
-        if resting and self.resolution:
-            objective.resolution = self.annealed()  # type: ignore[assignment]
         if isinstance(batch, EmbeddedBatch):
             z, actions, newest = batch  # [B, L, D], …
         else:
@@ -141,14 +145,15 @@ class VideoLearner(Learner):
             if c.within_clip:
                 deviation = z - z.mean(1, keepdim=True)
                 parts["loss/within_clip"] = objective.marginal(deviation / c.within_clip**0.5)
-            if c.views:
+            if self.view_predictor is not None:
                 parts["loss/views"] = self.view_error(z, batch.frames)
         if c.open_loop:
             parts["loss/open_loop"] = self.open_loop_error(z, z_target, actions)
         loss = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
         parts["loss/decoder"] = self.decoder_error(z[:PICTURED].detach(), newest[:PICTURED])
         metrics = {name: value.detach() for name, value in parts.items()}
-        metrics["belief/std"] = belief.variance.detach().mean().sqrt()
+        with torch.no_grad():
+            metrics["belief/std"] = belief.variance.mean().sqrt()
         loss = loss + parts["loss/decoder"]
         if resting and distributed():  # ranks wait for a gradient of every parameter
             loss = loss + 0.0 * torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum()
@@ -165,7 +170,7 @@ class VideoLearner(Learner):
         rows, place = self.random_places(z)
         obs = self.model.stacked(frames)[rows, place]
         view = self.model.encoder(noisy_view(obs, self.config.noise))
-        return self.objective.predict(self.view_predictor(view).translate(view), z[rows, place]).mean()
+        return self.view_objective.predict(self.view_predictor(view).translate(view), z[rows, place]).mean()
 
     def open_loop_error(self, z: Tensor, z_target: Tensor, actions: Tensor) -> Tensor:
         """Loss of the embeddings after the history of each clip but the first, along sampled futures.
@@ -190,13 +195,13 @@ class VideoLearner(Learner):
 
     @torch.no_grad()
     def embed_target(self, frames: Tensor) -> Tensor:
-        """Embeddings of `frames` by the encoder's moving average, updated."""
-        assert self.target_encoder is not None
-        self.target_encoder.update_parameters(self.model.encoder)
+        """Embeddings of `frames` by the encoder's moving average."""
         return self.model.embed(frames, self.target_encoder)
 
     def after_update(self, update: int) -> None:
         self.model.calibration.reset()  # it was of other weights
+        if self.target_encoder is not None and not self.model.resting:
+            self.target_encoder.update_parameters(self.model.encoder)
         self.begin(update + 1)
 
     def get_extra_state(self) -> int:

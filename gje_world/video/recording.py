@@ -19,7 +19,7 @@ from gje_world.data.clip_writer import ClipWriter
 from gje_world.data.clips import ClipsError
 from gje_world.data.hdf5 import export_hdf5, require_h5py
 from gje_world.options import ConfigError, option, require_at_least
-from gje_world.training.checkpoint import CheckpointStore
+from gje_world.training.checkpoint import CheckpointError, CheckpointStore
 from gje_world.training.run_directory import RunDirectoryError
 
 EPISODE_SEEDS = 1_000_000  # episodes that a seed has to itself
@@ -120,9 +120,10 @@ def environment_and_policy(config: RecordConfig) -> tuple[gymnasium.Env, Callabl
                 "action_repeat": config.action_repeat or trained.env.action_repeat,
                 "frame_stack": trained.env.frame_stack,
             }
-        env = envs.make(config.task, seed=config.seed, **options)
-    except RunDirectoryError as error:
+    except (RunDirectoryError, CheckpointError, ConfigError) as error:
         raise ConfigError(f"policy={config.policy} must be random or a run directory: {error}") from error
+    try:
+        env = envs.make(config.task, seed=config.seed, **options)
     except (ValueError, RuntimeError) as error:
         raise ConfigError(f"task={config.task}: {error}") from error
     space = env.action_space

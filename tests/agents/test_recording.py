@@ -38,3 +38,7 @@ def test_an_agent_is_recorded_in_its_own_images_and_the_same_again(tmp_path, cap
     assert "holds clips of" in capsys.readouterr().err
     assert record(tmp_path / "other", f"policy={tmp_path / 'nowhere'}") == 2
     assert "must be random or a run directory" in capsys.readouterr().err
+    for checkpoint in (tmp_path / "agent" / "checkpoints").iterdir():
+        checkpoint.write_bytes(b"damaged")
+    assert record(tmp_path / "other", policy) == 2
+    assert f"{policy} must be random or a run directory" in capsys.readouterr().err

@@ -163,6 +163,11 @@ def test_auroc_counts_pairs_and_ties_as_half():
     assert auroc(negative, positive) == pytest.approx(float(expected))
 
 
+def test_a_score_that_is_no_number_finds_nothing():
+    numbers, none = torch.arange(3.0), torch.full((3,), torch.nan)
+    assert auroc(numbers, none) == 0 and auroc(none, numbers) == 0 and auroc(none, none) == 0
+
+
 class Straight(torch.nn.Module):
     """A model of a dot that moves on by as much as before; its embedding is the dot's place."""
 

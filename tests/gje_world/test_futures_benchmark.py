@@ -1,16 +1,21 @@
 """The benchmark goes on where it stopped; what is asked wrongly is named; simulated tasks are worlds."""
 
 import csv
+import dataclasses
 import sys
 
 import numpy as np
 import pytest
+import torch
 
 from gje_world.data.simulated import Simulated
 from gje_world.data.worlds import make_world
 from gje_world.evaluation.futures import HORIZON, ask, score_oracle
 from gje_world.options import ConfigError
+from gje_world.training.run_directory import RunDirectoryError
+from gje_world.video import benchmark as bench_module
 from gje_world.video.benchmark import Bench, BenchmarkConfig, benchmark
+from gje_world.video.futures_models import Recipe
 
 
 @pytest.fixture
@@ -86,6 +91,34 @@ def test_what_models_of_a_world_have_in_common_is_made_once(quick, tmp_path, mon
         assert seconds > bench.seen("junction_2", world, None, 1, None).seconds > 0
     # seed and part: a hundred episodes in parts of forty, and those that beliefs are calibrated on
     assert made == [[1, 0], [1, 1], [1, 2], [1, 3]]
+
+
+def test_few_episodes_are_all_that_anything_learns_from(quick, tmp_path, monkeypatch):
+    world, learnt = make_world("junction_2", 32), []
+    for name in ("learn_encoder", "learn_beliefs", "NearestNeighbours"):
+        whole = getattr(bench_module, name)
+
+        def spied(*arguments, whole=whole, name=name, **options):
+            learnt.append(next(len(part) for part in arguments if isinstance(part, torch.Tensor)))
+            return whole(*arguments, **options)
+
+        monkeypatch.setattr(bench_module, name, spied)
+    bench = Bench(BenchmarkConfig(episodes=30, encoder_updates=1, updates=1), tmp_path)
+    for predictor in ("mixture", "nearest_neighbour"):
+        bench.predictor("junction_2", world, predictor, 1, lambda: None)
+    assert learnt == [30, 30, 30]
+
+
+def test_a_benchmark_of_another_recipe_is_not_gone_on_with(quick, tmp_path, monkeypatch):
+    config = BenchmarkConfig(
+        run_dir=str(tmp_path / "run"), worlds=["coin", "coin"], predictors=["oracle"], contexts=5
+    )
+    assert benchmark(config) == 0
+    assert len(table(tmp_path / "run")) == 1
+    other = dataclasses.make_dataclass("Recipe", [("hidden", int, 512)], bases=(Recipe,), frozen=True)
+    monkeypatch.setattr(bench_module, "Recipe", other)
+    with pytest.raises(RunDirectoryError, match="began with other recipe"):
+        benchmark(config)
 
 
 def test_a_simulated_world_is_made_once(quick, tmp_path, monkeypatch):

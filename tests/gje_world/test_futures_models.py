@@ -40,6 +40,7 @@ def frames(monkeypatch):
             "belief must be one of mixture, low_rank_mixture, .*; got 'diagonal_m",
         ),
         ({"shift": -1}, "shift must be at least 0, got -1"),
+        ({"frame_stack": 2}, "history=5 with frame_stack=2 needs more frames than the 5 of a context"),
     ],
 )
 def test_a_recipe_that_cannot_be_is_refused(options, message):

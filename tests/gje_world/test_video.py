@@ -24,7 +24,7 @@ from gje_world.evaluation.collapse import between_clips
 from gje_world.networks import ConvEncoder, make_encoder
 from gje_world.networks.decoder import Decoder
 from gje_world.networks.exported import PretrainedError
-from gje_world.objectives import make_objective
+from gje_world.objectives import OBJECTIVES, make_objective
 from gje_world.objectives.config import ObjectiveConfig
 from gje_world.options import ConfigError
 from gje_world.training.checkpoint import CheckpointStore
@@ -331,18 +331,72 @@ def test_clips_embedded_already_are_learnt_from_as_the_same_clips_are():
     assert learner.model.calibration.told["scales"] == [1.0]  # it was of other weights
 
 
-def learner_of(encoder=None, frozen=False, objective=None, **config) -> VideoLearner:
+def learner_of(
+    encoder=None, frozen=False, name="gje_conditional", belief="diagonal", objective=None, **config
+) -> VideoLearner:
     """A learner of ten updates, the last four of which the encoder rests in."""
     torch.manual_seed(0)
     encoder = encoder or ConvEncoder(3, 8, 16, 4)
-    model = VideoModel(encoder, PredictorConfig(history=2, hidden=8, heads=2), frozen=frozen)
-    made = make_objective("gje_conditional", 8, **(objective or {}))
+    model = VideoModel(encoder, PredictorConfig(history=2, hidden=8, heads=2), belief=belief, frozen=frozen)
+    made = make_objective(name, 8, **(objective or {}))
     return VideoLearner(model, made, Decoder(8, 3, 16, 4), LearningConfig(**config), 10)
 
 
 def batch() -> ClipBatch:
     frames = torch.randint(256, (4, 5, 3, 16, 16), dtype=torch.uint8)
     return ClipBatch(frames, torch.zeros(4, 4, 0), torch.zeros(4, 5, 0))
+
+
+@pytest.mark.parametrize("target", ["online", "stop_gradient", "momentum"])
+@pytest.mark.parametrize("name", sorted(OBJECTIVES.keys() - {"vi_simsiam", "consistency"}))
+def test_every_objective_of_a_world_learns_from_clips_and_views_alike(name, target):
+    belief = "mixture" if name == "gmje_mdn" else "diagonal"
+    learner = learner_of(name=name, belief=belief, objective={"target": target})
+    seen: list[torch.Size] = []
+    told = learner.objective.predict
+    learner.objective.predict = lambda belief, z: seen.append(z.shape) or told(belief, z)
+    loss, metrics = learner(batch())
+    loss.backward()
+    assert all(value.isfinite() for value in metrics.values()) and "loss/views" in metrics
+    assert seen == [torch.Size((4, 4, 8))]  # what may keep a memory is not told of views
+    assert all(p.grad is not None for p in learner.view_predictor.parameters())
+
+
+def test_a_moving_average_moves_once_in_an_update_however_many_parts_that_has():
+    learner = learner_of(objective={"target": "momentum", "momentum": 0.5})
+    average = learner.target_encoder.module
+    first = [p.clone() for p in average.parameters()]
+    with torch.no_grad():
+        for p in learner.model.encoder.parameters():
+            p.add_(1.0)
+    learner(batch())
+    learner(batch())
+    assert all(torch.equal(a, b) for a, b in zip(first, average.parameters(), strict=True))
+    learner.after_update(0)  # begins as a copy
+    with torch.no_grad():
+        for p in learner.model.encoder.parameters():
+            p.add_(1.0)
+    learner.after_update(1)
+    for a, b in zip(first, average.parameters(), strict=True):
+        torch.testing.assert_close(a + 1.5, b.detach())
+    learner.begin(6)
+    before = [p.clone() for p in average.parameters()]
+    with torch.no_grad():
+        for p in learner.model.encoder.parameters():
+            p.add_(1.0)
+    learner.after_update(6)  # at rest
+    assert all(torch.equal(a, b) for a, b in zip(before, average.parameters(), strict=True))
+
+
+def test_the_resolution_is_set_between_updates_so_that_a_compiled_one_stays_compiled():
+    learner = learner_of(objective={"resolution": 0.4}, settle=0.4, finest=0.1)
+    found = []
+    for update in range(10):
+        found.append(learner.objective.resolution)
+        learner(batch())
+        assert learner.objective.resolution == found[-1]
+        learner.after_update(update)
+    assert found[:7] == [0.4] * 7 and found[7] < 0.4 and found[-1] == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("objective", [{}, {"target": "momentum"}])
@@ -444,6 +498,7 @@ def refused(capsys, *arguments: str) -> str:
         ("data.world=jungle", ["data.world=jungle", "junction_2"]),
         ("belief=point", ["belief=point", "density"]),
         ("learning.horizon=1", ["learning.open_loop=0.5", "learning.horizon=2", "got 1"]),
+        ("objective=gmje_mdn", ["learning.open_loop=0.5 must be 0", "belief=mixture", "got belief=pool"]),
         ("encoder.frozen=true", ["encoder.path"]),
         ("encoder.name=vgg", ["vgg", "conv"]),
         ("predictor.heads=3", ["hidden", "heads=3"]),
@@ -461,7 +516,13 @@ def test_what_cannot_work_is_named_with_its_value(capsys, tmp_path, option, word
 
 @pytest.mark.parametrize("option", ["encoder.name=vgg", "predictor.heads=3", "encoder.path=/nowhere"])
 def test_what_cannot_work_is_found_before_anything_is_decoded(capsys, tmp_path, option):
-    assert "no video" not in refused(capsys, *TINY, "data=films", f"data.path={tmp_path / 'none'}", option)
+    films = tmp_path / "films"
+    films.mkdir()
+    (films / "broken.mp4").write_bytes(b"nothing")
+    where = [f"data.path={films}", f"data.cache={tmp_path / 'cache'}", f"run_dir={tmp_path / 'run'}"]
+    line = refused(capsys, *TINY, "data=films", *where, option)
+    assert option.partition("=")[2] in line
+    assert not (tmp_path / "cache").exists() and not (tmp_path / "run").exists()
 
 
 def test_a_belief_without_density_is_refused_though_it_can_be_learnt():

@@ -74,6 +74,14 @@ def test_every_belief_can_be_imagined_with(belief):
     assert futures.isfinite().all()
 
 
+def test_futures_of_nothing_are_refused():
+    world, (z, action) = model(), sequence(3)
+    with pytest.raises(ValueError, match="particles must be at least 1, got 0"):
+        world.imagine(z, action, particles=0)
+    with pytest.raises(ValueError, match="a history of 3 embeddings needs as many actions or more"):
+        world.imagine(z, action[:, :2], particles=2)
+
+
 class Linear(nn.Module):
     """z' = z + M [z_before; z; a_before; a] with noise that does not depend on where it is."""
 
