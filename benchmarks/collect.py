@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import statistics
 from collections import defaultdict
 from pathlib import Path
@@ -23,6 +22,7 @@ from PIL.Image import Image
 
 from gje_world.plots.style import styled
 from gje_world.training.metrics import read_metrics
+from gje_world.training.origin import origin_of
 from gje_world.training.run_directory import read_config
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -36,7 +36,7 @@ COLUMNS = [
 def rows_of(run: Path) -> list[dict]:
     """One row for each evaluation of a run."""
     config = read_config(run)
-    made_by = json.loads((run / "origin.json").read_text())
+    made_by = origin_of(run)
     rows = []
     for row in read_metrics(run / "metrics.jsonl"):
         if row["kind"] != "eval":

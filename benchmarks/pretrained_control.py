@@ -31,7 +31,7 @@ from envs import action_repeat_for
 from gje_world.networks import make_encoder
 from gje_world.pretrained import load_encoder
 from gje_world.training.metrics import read_metrics
-from gje_world.training.origin import origin
+from gje_world.training.origin import origin, origin_of
 from gje_world.training.tables import Row, write_rows
 from gje_world.world_model import WorldModelConfig
 
@@ -126,8 +126,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for arm, mode in arms:
         for seed in options.seeds:
             folder = exported
-            if arm == UNTRAINED and not (folder := base / f"untrained-encoder-seed{seed}").exists():
-                export_untrained(exported, folder, seed)
+            if arm == UNTRAINED:
+                folder = base / f"untrained-encoder-seed{seed}"
+                if not (folder / "encoder.json").exists():  # which is written last
+                    export_untrained(exported, folder, seed)
             start = () if arm == SCRATCH else (f"encoder={folder}", f"encoder_mode={mode}")
             run = base / "-".join(filter(None, (arm, mode, f"seed{seed}")))
             common = (f"task={options.task}", f"steps={options.steps}", f"evaluation.every={options.every}")
@@ -161,7 +163,7 @@ def table(
     reference = statistics.mean(final_return(evaluated[SCRATCH, "", seed]) for seed in options.seeds)
     rows: list[Row] = []
     for (arm, mode, seed), values in evaluated.items():
-        made_by = json.loads((found[arm, mode, seed] / "origin.json").read_text(encoding="utf-8"))
+        made_by = origin_of(found[arm, mode, seed])
         took = before if arm == PRETRAINED else 0
         final = final_return(values)
         to_own, to_scratch = (frames_to(SHARE * level, values) for level in (final, reference))

@@ -14,7 +14,6 @@ up often leaves the picture with its cart, and what cannot be seen cannot be rea
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +24,7 @@ from gje_world.data.sources import DataConfig
 from gje_world.objectives.config import ObjectiveConfig
 from gje_world.training.engine import EngineConfig
 from gje_world.training.metrics import read_metrics
+from gje_world.training.origin import origin_of
 from gje_world.video.config import EncoderConfig, VideoConfig
 from gje_world.video.learner import LearningConfig
 from gje_world.video.recording import RecordConfig, record
@@ -88,7 +88,7 @@ def measured(config: VideoConfig) -> dict[str, object]:
     found["beats_marginal_to_step"] = row["foresight/horizon"]
     surprise = {name: value for name, value in row.items() if name.startswith("surprise/")}
     found |= {name.replace("/", "_"): round(value, 3) for name, value in surprise.items()}
-    return found | json.loads((Path(str(config.run_dir)) / "origin.json").read_text())
+    return found | origin_of(Path(str(config.run_dir)))
 
 
 def main() -> None:

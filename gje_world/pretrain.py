@@ -36,7 +36,7 @@ from gje_world.training.devices import keep_freed_memory, set_threads
 from gje_world.training.engine import CHANGEABLE as ENGINE_CHANGEABLE
 from gje_world.training.engine import Engine, EngineConfig, Learner
 from gje_world.training.means import NonFiniteError
-from gje_world.training.origin import origin
+from gje_world.training.origin import origin, origin_of
 from gje_world.training.ranks import make_fabric, open_run, silence
 from gje_world.training.schedules import warm_cosine
 from gje_world.training.signals import Stop, Stopped, stop_on_signals
@@ -102,7 +102,7 @@ class PretrainConfig:
         256, "images of a batch, over all devices; an update takes engine.accumulate batches"
     )
     chunk: int | None = option(None, "views encoded at once, by gradient caching; null: all of a device's")
-    probe_images: int = option(5_000, "most training images that probes are fitted to at an evaluation")
+    probe_images: int = option(5_000, "most images that probes are fitted to, and are measured on")
     data: DataConfig = group(DataConfig)
     encoder: EncoderConfig = group(EncoderConfig)
     method: MethodConfig = group(MethodConfig)
@@ -146,6 +146,9 @@ def check(config: PretrainConfig) -> Pretraining:
         part.check()
     if config.method.name not in METHODS:
         raise ConfigError(f"method={config.method.name} must be one of {', '.join(METHODS)}")
+    ranks = config.engine.devices * config.engine.nodes
+    if config.batch_size % ranks:
+        raise ConfigError(f"batch_size={config.batch_size} must be a multiple of the {ranks} devices")
     torch.manual_seed(config.seed)
     size = config.data.image_size
     encoder = build_encoder(config.encoder, config.data.channels, size)
@@ -161,7 +164,11 @@ def check(config: PretrainConfig) -> Pretraining:
         raise ConfigError(
             f"augment.local_size={local} must be a multiple of the encoder's patch of {patch} pixels"
         )
-    return Pretraining(method, Views(config.augment, method.views, size // 2 if encoder.any_size else size))
+    views = Views(config.augment, method.views, size // 2 if encoder.any_size else size)
+    learner = Pretraining(method, views)
+    if ranks > 1:
+        over_ranks(learner)
+    return learner
 
 
 def run_path(config: PretrainConfig) -> Path:
@@ -191,8 +198,6 @@ def pretrain(config: PretrainConfig) -> int:
         data.train.pixels, config.batch_size, config.seed, fabric.global_rank, fabric.world_size
     )
     learner.method.centre_on(data.train.spaced(CENTRING_IMAGES).pixels)
-    if fabric.world_size > 1:
-        over_ranks(learner)
     path = run_path(config)
     # what is rendered here depends on the options alone, but for the last bit of a pixel on another machine
     sources = {} if config.data.path is None else {"images": data.description()}
@@ -307,7 +312,7 @@ def export(method: Method, config: PretrainConfig, data: Split, path: Path) -> N
         "batch_size": config.batch_size,
         "accumulate": config.engine.accumulate,
         "seed": config.seed,
-        **origin(),
+        **origin_of(path),
     }
     Pretrained(method.exported, method.predictor, provenance).save(path / "encoder")
 

@@ -267,6 +267,11 @@ class ReadZip:
         return {"path": self.path, "members": self.members, "opened": None}
 
 
+def unlabelled(label: object) -> bool:
+    """Whether a parquet's label says that there is none: nothing, or as the Hub's test parts have it, -1."""
+    return label is None or (isinstance(label, int) and label < 0)
+
+
 def parquet_of_images(path: Path) -> Encoded:
     """Images in the column `image` (or `img`, `bytes`) of a parquet file or a folder of them, with `label`s.
 
@@ -295,13 +300,11 @@ def parquet_of_images(path: Path) -> Encoded:
     if column is None:
         raise ConfigError(f"data.path={path} has no column image, but {', '.join(table.column_names)}")
     cells = [cell["bytes"] if isinstance(cell, dict) else cell for cell in table[column].to_pylist()]
-    labels, classes = None, []
-    if "label" in table.column_names and table["label"].null_count < len(table):
-        found = table["label"].to_pylist()
-        values = sorted(set(found) - {None})
-        classes = [str(value) for value in values]
-        place = {None: -1} | {value: index for index, value in enumerate(values)}
-        labels = [place[each] for each in found]
+    found = table["label"].to_pylist() if "label" in table.column_names else []
+    values = sorted({each for each in found if not unlabelled(each)})
+    classes = [str(value) for value in values]
+    place = {value: index for index, value in enumerate(values)}
+    labels = [place.get(each, -1) for each in found] if values else None
     held_out = None
     words = [part_words(file.relative_to(path)) if path.is_dir() else set() for file in files]
     if any(said & set(TRAIN) for said in words) and any(said & set(TEST) for said in words):

@@ -150,15 +150,27 @@ def stl10(path: Path) -> Split:
         ConfigError: a file is missing or damaged.
     """
     files = Files(path)
-    names = tuple(files.read("class_names.txt").decode().split()) if "class_names.txt" in files else ()
-    train, train_labels = stl10_pixels(files, "train_X.bin"), stl10_labels(files, "train_y.bin")
-    test, test_labels = stl10_pixels(files, "test_X.bin"), stl10_labels(files, "test_y.bin")
+    named = "class_names.txt" in files
+    names = tuple(files.read("class_names.txt").decode().split() if named else map(str, range(1, 11)))
+    train, train_labels = stl10_part(files, "train")
+    test, test_labels = stl10_part(files, "test")
     if "unlabeled_X.bin" in files:
         more = stl10_pixels(files, "unlabeled_X.bin")
         train = torch.cat([train, more])
         train_labels = torch.cat([train_labels, train_labels.new_full((len(more),), -1)])
     licence = "none stated by its makers; of ImageNet's images"
     return Split(Images(train, train_labels, names), Images(test, test_labels, names), licence)
+
+
+def stl10_part(files: Files, part: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pixels and labels of `train` or `test`."""
+    pixels, labels = stl10_pixels(files, f"{part}_X.bin"), stl10_labels(files, f"{part}_y.bin")
+    if len(pixels) != len(labels):
+        raise ConfigError(
+            f"data.path={files.path}: {part}_X.bin has {len(pixels)} images, but {part}_y.bin has "
+            f"{len(labels)} labels"
+        )
+    return pixels, labels
 
 
 def stl10_pixels(files: Files, name: str) -> torch.Tensor:

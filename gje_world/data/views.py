@@ -194,6 +194,7 @@ def recolour(images: Tensor, colours: Tensor) -> Tensor:
 def blur(images: Tensor, which: Tensor) -> Tensor:
     """Those of `images [B, C, H, W]` where `which [B]`, blurred by 0.1 to 2 pixels (Chen et al., 2020, A)."""
     width = max(3, images.shape[-1] // 10 // 2 * 2 + 1)
-    sigma = uniform(images, 1, 0.1, 2.0).expand(-1, 2)
+    # on the CPU, where it can be looked at without waiting for the device
+    sigma = (torch.rand(len(images), 1) * 1.9 + 0.1).expand(-1, 2)
     blurred = gaussian_blur2d(images, (width, width), sigma)
     return torch.where(which[:, None, None, None], blurred, images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import ClassVar
 
 import torch
@@ -60,7 +61,9 @@ class ViTEncoder(Features):
     def positions_for(self, images: Tensor) -> Tensor:
         """Positions `[G², F]` of the patches of images, which may be smaller or larger than `image_size`."""
         grid = images.shape[-1] // self.patch
-        return self.positions if grid == self.grid else sine_positions(grid, self.width).to(self.positions)
+        if grid == self.grid:
+            return self.positions
+        return positions_on(grid, self.width, self.positions.device).to(self.positions.dtype)
 
     def patches(self, images: Tensor) -> Tensor:
         """Images `[N, C, H, W]` cut into their patches `[N, G², C·patch²]`, row by row."""
@@ -101,6 +104,12 @@ def patch_size(image_size: int) -> int:
     """The largest divisor of `image_size` up to an eighth of it, between 4 and 16 where there is one."""
     largest = min(16, max(4, image_size // 8))
     return max(size for size in range(1, largest + 1) if image_size % size == 0)
+
+
+@lru_cache(maxsize=8)
+def positions_on(grid: int, width: int, device: torch.device) -> Tensor:
+    """`sine_positions`, brought to the device once."""
+    return sine_positions(grid, width).to(device)
 
 
 def sine_positions(grid: int, width: int) -> Tensor:

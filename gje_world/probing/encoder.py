@@ -253,12 +253,18 @@ def _outside(
     return row, kept
 
 
+def patch_side(side: int) -> int:
+    """Of what divides the side of an image into two parts or more, what is nearest to an eighth of it."""
+    divisors = (patch for patch in range(1, side // 2 + 1) if side % patch == 0)
+    return min(divisors, key=lambda patch: abs(patch - side / 8))
+
+
 def _heatmaps(subject: Subject, data: ProbeData, z_train: Tensor, count: int) -> Arrays:
     """Some test images, `[N, H, W, 3]`, and where in them uncertainty comes from, `[N, H, W]` each."""
     images = data.test[:: max(1, len(data.test) // count)][:count]
     name, score = subject.uncertainty(z_train)
     side = images.shape[-1]
-    patch = next(patch for patch in range(max(1, side // 8), side + 1) if side % patch == 0)
+    patch = patch_side(side)
     return {
         "images": images[:, -3:].permute(0, 2, 3, 1).numpy(),  # the newest frame of a stack
         "occlusion": occlusion_heatmap(score, images, window=2 * patch, stride=patch).numpy(),

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gje_world.data.image_sources import DataConfig, load_images
+from gje_world.data.images import Split
 from gje_world.data.rendering import make_env
 from gje_world.networks import Encoder
 from gje_world.networks.exported import read_description
@@ -126,10 +127,15 @@ def encoders(config: EncodersConfig) -> int:
     set_threads(config.threads)
     keep_freed_memory()
     shapes = [(path, load_pretrained(path).encoder) for path in config.encoders]  # all whole, before any work
-    data = load_data(config, shapes[0][1])
+    config = replace(config, data=fitted(config.data, *shapes[0]))
+    split = load_images(config.data, SEED, make_env)
+    data = data_of(split, config)
     for path, encoder in shapes:
         check_shape(encoder, data, path)
-    with RunDirectory.open(config.run_dir, plain_value(config), changeable=CHANGEABLE) as run:
+    sources = {} if config.data.path is None else {"images": split.description()}
+    with RunDirectory.open(
+        config.run_dir, plain_value(config), changeable=CHANGEABLE, sources=sources
+    ) as run:
         table, folder = run.path / "table.csv", run.path / "arrays"
         folder.mkdir(exist_ok=True)
         rows = read_rows(table, KINDS)
@@ -162,17 +168,28 @@ def encoders(config: EncodersConfig) -> int:
     return 0
 
 
-def load_data(config: EncodersConfig, encoder: Encoder) -> ProbeData:
-    """The data asked for, scaled and stacked as `encoder` takes them where they have no size of their own.
+def fitted(data: DataConfig, path: str, encoder: Encoder) -> DataConfig:
+    """The data asked for, scaled and stacked as the encoder in the folder `path` takes them.
 
     Raises:
-        ConfigError: there are none, or none of a class to hold out.
+        ConfigError: they are asked for in another size or stack.
     """
-    source = replace(
-        config.data, image_size=encoder.image_size, frame_stack=max(1, encoder.channels // COLOURS)
-    )
-    source.check()
-    split = load_images(source, SEED, make_env)
+    size, stack = encoder.image_size, max(1, encoder.channels // COLOURS)
+    for name, value in (("image_size", size), ("frame_stack", stack)):
+        if (asked := getattr(data, name)) not in (value, getattr(DataConfig, name)):
+            raise ConfigError(f"data.{name}={asked} must be {value}, which {path} takes")
+    found = replace(data, image_size=size, frame_stack=stack)
+    found.check()
+    return found
+
+
+def data_of(split: Split, config: EncodersConfig) -> ProbeData:
+    """What is measured on, of the images asked for.
+
+    Raises:
+        ConfigError: there are none of a class to hold out.
+    """
+    source = config.data
     name = source.task if source.name == "frames" else source.name
     data = probe_data(split, name, config.train_images, config.test_images)
     return with_unlike(hold_out_classes(data, config.held_out_classes or ()), config.outside_images)

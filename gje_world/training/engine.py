@@ -137,7 +137,7 @@ class Engine:
         self.means = RunningMeans()
         self.logged: tuple[int | None, float] = (None, 0.0)  # bytes of metrics and seconds of run so far
         self.log: MetricsLog | None = None
-        self.resumed_from = self.load()
+        self.resumed_from = self.resume()
 
     @property
     def finished(self) -> bool:
@@ -292,6 +292,29 @@ class Engine:
             "elapsed": self.log.elapsed,
         }
         return self.run.checkpoints.save(self.update, state)
+
+    def resume(self) -> Path | None:
+        """Take up the newest good checkpoint, on all ranks the same; its path.
+
+        Raises:
+            RunDirectoryError: on all ranks, where one of several cannot, or they find different ones.
+        """
+        path, refused = None, ""
+        try:
+            path = self.load()
+        except (RunDirectoryError, CheckpointError) as error:
+            if self.fabric.world_size == 1:
+                raise
+            refused = str(error)
+        found = from_all_ranks([refused, path.name if path else ""])
+        if reasons := [reason for reason, _ in found if reason]:
+            raise RunDirectoryError(reasons[0])
+        if len(names := {name for _, name in found}) > 1:
+            raise RunDirectoryError(
+                f"run_dir={self.run.path} must be one folder that all nodes share; the ranks found the "
+                f"checkpoints {', '.join(sorted(name or 'none' for name in names))}"
+            )
+        return path
 
     def load(self) -> Path | None:
         """Take up the newest good checkpoint, if there is any; its path."""

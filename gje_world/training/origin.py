@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shlex
@@ -18,6 +19,11 @@ def origin() -> dict[str, str]:
     name = Path(program).name
     command = ["python", os.path.relpath(program)] if name.endswith(".py") else [name]
     return {"command": shlex.join([*command, *arguments]), "commit": _commit(), "machine": _machine()}
+
+
+def origin_of(run: Path) -> dict[str, str]:
+    """The origin of what a run directory holds: of the process that began it, whoever asks."""
+    return json.loads((run / "origin.json").read_text(encoding="utf-8"))
 
 
 def _commit() -> str:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import sys
+import traceback
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +34,12 @@ def make_fabric(device: str, devices: int, nodes: int, precision: Precision) -> 
     try:
         chosen = choose_device(device)
     except ValueError as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(f"engine.{error}") from error
     if chosen.type == "cuda" and devices > torch.cuda.device_count():
-        raise ConfigError(f"devices={devices} must be at most the {torch.cuda.device_count()} GPUs there are")
+        there = torch.cuda.device_count()
+        raise ConfigError(f"engine.devices={devices} must be at most the {there} GPUs there are")
+    if chosen.index is not None and device != "auto" and devices > 1:
+        raise ConfigError(f"engine.devices={devices} must be 1 with engine.device={device}")
     one_of_several = chosen.type == "cuda" and devices == 1 and chosen.index is not None
     half = autocast_dtype(chosen, precision.value) == torch.bfloat16
     return Fabric(
@@ -83,8 +89,10 @@ def open_run(
 
 
 def silence(fabric: Fabric) -> None:
-    """Let only the first rank print."""
+    """Let only the first rank print, and every rank tell what it breaks on."""
     if not fabric.is_global_zero:
+        spoken = os.fdopen(os.dup(2), "w")
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
+        sys.excepthook = partial(traceback.print_exception, file=spoken)

@@ -75,6 +75,7 @@ def table(benchmark, monkeypatch):
         predictor = ViewPredictor(8, 4) if name in module.GJE_METHODS else None
         Pretrained(make_encoder("conv", 3, 8, 32, width=4), predictor).save(run / "encoder")
         (run / "metrics.jsonl").write_text(json.dumps({"kind": "eval", "step": 1, "time": 3.0 + seed}) + "\n")
+        (run / "origin.json").write_text('{"commit": "c0ffee", "machine": "abacus"}')
 
     monkeypatch.setattr(module, "pretrain", pretrain)
     # the search for a penalty, which has tests of its own, costs more than all else
@@ -100,6 +101,7 @@ def test_the_table_ends_in_a_verdict_and_goes_on_where_it_stopped(table, picture
     assert asked == [("gje", 1), ("simclr", 1), ("gje", 2), ("simclr", 2)]
     rows = read_rows(tmp_path / "table.csv", module.KINDS)
     gje, simclr = rows[0], rows[1]
+    assert {row["commit"] for row in rows} == {"c0ffee"}  # whatever is checked out when they are measured
     for classifier in ("linear", "linear_tempered", "knn"):
         for score in module.SCORES:
             assert gje[f"{classifier}_{score}"] is not None and simclr[f"{classifier}_{score}"] is not None
@@ -117,6 +119,14 @@ def test_the_table_ends_in_a_verdict_and_goes_on_where_it_stopped(table, picture
     ]
     # accuracy; ECE by baseline and in all; three sets and in all; seconds
     assert len(judged) == 1 + 2 + 4 + 1
+    slow = module.Run({"linear_accuracy": 0.9, "seconds": 1e6}, None)
+    said = {
+        name: [module.Run(row, module.read_arrays(path))]
+        for name, row in (("gje", gje), ("simclr", simclr))
+        for path in [next((tmp_path / "runs").glob(f"{name}-seed1-*/predictions-*"))]
+    }
+    judged = [module.targets(runs, ["gje"], ["simclr"]) for runs in (said, said | {"mae": [slow]})]
+    assert judged[0] == judged[1]  # what stands beside the targets is not in them
 
 
 def test_what_is_done_is_in_the_results_and_in_no_target_without_what_was_said(

@@ -113,6 +113,18 @@ def test_parquet_files_named_train_and_test_are_those_parts(tmp_path):
     assert split.train.labels.tolist() == [0, -1, 0] and split.train.classes == ["0", "1"]
 
 
+def test_a_parquet_whose_test_part_has_no_labels_has_no_class_of_that(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    for name, labels in {"train": [0, 1, 0], "test": [-1, -1]}.items():
+        cells = [{"bytes": picture(value)} for value in range(len(labels))]
+        parquet.write_table(pyarrow.table({"image": cells, "label": labels}), tmp_path / f"{name}.parquet")
+    split = decode_all(parquet_of_images(tmp_path), 8, skip_broken=False, workers=0)
+    assert split.train.classes == ["0", "1"]
+    assert split.train.labels.tolist() == [0, 1, 0] and split.test.labels.tolist() == [-1, -1]
+
+
 def test_parquet(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
@@ -270,6 +282,11 @@ def test_stl10_stands_upright(tmp_path):
         (tmp_path / f"{part}_y.bin").write_bytes(bytes([10]))
     split = stl10(tmp_path)
     assert np.array_equal(split.train.pixels.numpy(), image) and split.test.labels.tolist() == [9]
+    assert split.train.classes == tuple(map(str, range(1, 11)))  # where no file names them
+    (tmp_path / "train_y.bin").write_bytes(bytes([1, 2]))
+    with pytest.raises(ConfigError, match=r"train_X\.bin has 1 images, but train_y\.bin has 2 labels"):
+        stl10(tmp_path)
+    (tmp_path / "train_y.bin").write_bytes(bytes([10]))
     (tmp_path / "test_y.bin").unlink()
     with pytest.raises(ConfigError, match=r"holds no test_y.bin"):
         stl10(tmp_path)

@@ -33,7 +33,7 @@ from gje_world.methods.config import MethodConfig, check_bounds
 from gje_world.methods.gje import GJE
 from gje_world.networks import make_encoder
 from gje_world.options import ConfigError
-from gje_world.pretrain import PretrainConfig, check, epochs, length, main, run_path
+from gje_world.pretrain import PretrainConfig, check, epochs, length, main, pretrain, run_path
 from gje_world.training.metrics import read_metrics
 
 FAST = ["preset=debug", "engine.device=cpu", "engine.precision=float32", "engine.threads=1"]
@@ -229,6 +229,7 @@ def test_probes_are_fitted_in_float32_whatever_the_encoder_runs_in(pictures):
         (["encoder.dim=0"], "encoder.dim=0 must be at least 1"),
         (["encoder=resnet18", "encoder.patch=4"], "no option patch"),
         (["optimizer.lr=0"], "optimizer.lr=0.0 must be above 0"),
+        (["engine.devices=3", "batch_size=64"], "batch_size=64 must be a multiple of the 3 devices"),
         (["augment=dino", "augment.local_size=32"], "augment.local_size=32 must be 64"),
         (["engine.updates=0"], "engine.updates=0 must be at least 1"),
         (["method=byol", "method.momentum=1.5"], "method.momentum=1.5 must be at least 0 and below 1"),
@@ -240,9 +241,10 @@ def test_probes_are_fitted_in_float32_whatever_the_encoder_runs_in(pictures):
         (["method=mae", "method.mask_ratio=0"], "method.mask_ratio=0.0 must be above 0 and below 1"),
     ],
 )
-def test_bad_input_is_refused_before_anything_starts(words, message, tmp_path):
+def test_bad_input_is_refused_before_anything_starts(words, message, tmp_path, monkeypatch):
+    monkeypatch.setattr("gje_world.pretrain.load_images", lambda *_: pytest.fail("images were read"))
     with pytest.raises(ConfigError, match=message):
-        check(composed(*words, f"run_dir={tmp_path}/run"))
+        pretrain(composed(*words, f"run_dir={tmp_path}/run"))
     assert not (tmp_path / "run").exists()
 
 

@@ -26,7 +26,7 @@ from gje_world.predictor import ViewPredictor
 from gje_world.pretrained import Pretrained
 from gje_world.probing import encoders
 from gje_world.probing.data import ProbeData, hold_out_classes, probe_data, with_unlike
-from gje_world.probing.encoder import images_to_embed, probe_encoder
+from gje_world.probing.encoder import images_to_embed, patch_side, probe_encoder
 from gje_world.probing.encoders import short_names
 from gje_world.probing.subject import Subject
 from gje_world.probing.table import markdown
@@ -313,6 +313,11 @@ def test_a_table_marks_the_best_and_leaves_out_what_nobody_has() -> None:
     ]
 
 
+@pytest.mark.parametrize("side, patch", [(64, 8), (32, 4), (84, 12), (31, 1), (2, 1)])
+def test_heatmaps_have_patches_of_about_an_eighth_that_fit(side, patch) -> None:
+    assert patch_side(side) == patch
+
+
 def test_names_are_as_short_as_they_differ() -> None:
     assert short_names(["runs/gje/encoder", "runs/vicreg/encoder"]) == ["gje/encoder", "vicreg/encoder"]
     assert short_names(["runs/gje"]) == ["gje"]
@@ -349,6 +354,24 @@ def test_the_command_measures_each_encoder_once(tmp_path, monkeypatch, capsys) -
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
 
 
+def test_a_table_goes_on_with_the_same_images_alone(tmp_path, monkeypatch, capsys) -> None:
+    path = tmp_path / "encoder"
+    make_encoder("conv", 3, 8, SIDE, width=8).save(path)
+    pixels = torch.randint(256, (40, 3, SIDE, SIDE), dtype=torch.uint8)
+    labels = torch.arange(40) % 2
+    found = {"images": pixels}
+    parts = lambda: Images(found["images"], labels, ("a", "b"))  # noqa: E731
+    monkeypatch.setattr(encoders, "load_images", lambda *_: Split(parts(), parts()))
+    monkeypatch.setattr("gje_world.plots.encoders.FIGURES", FIGURES[:1])
+    (tmp_path / "images.zip").write_bytes(b"")
+    options = ["data=zip", f"data.path={tmp_path / 'images.zip'}", "outside_images=20"]
+    command = (f"encoders=[{path}]", *options, f"run_dir={tmp_path / 'run'}")
+    assert _command(monkeypatch, *command) == 0
+    found["images"] = pixels.flip(0)
+    assert _command(monkeypatch, *command) == 2
+    assert "began with other images" in capsys.readouterr().err
+
+
 def test_errors_come_in_one_line_before_any_work(tmp_path, monkeypatch, capsys) -> None:
     make_encoder("conv", 3, 8, SIDE, width=8).save(tmp_path / "whole")
     whole = f"encoders=[{tmp_path}/whole]"
@@ -359,6 +382,8 @@ def test_errors_come_in_one_line_before_any_work(tmp_path, monkeypatch, capsys) 
         ((whole, "test_images=1"), "test_images=1 must be at least 2"),
         ((whole, "data=frames", "data.task=dmc/nothing-here"), "data.task=dmc/nothing-here"),
         ((whole, "data=zip"), "data=zip needs data.path"),
+        ((whole, "data.image_size=32"), f"data.image_size=32 must be {SIDE}, which {tmp_path}/whole takes"),
+        ((whole, "data=cifar10", f"data.path={tmp_path}"), f"data.image_size=32 must be {SIDE}"),
         ((whole, "data=imagenet"), "imagenet"),
     ):
         assert _command(monkeypatch, f"run_dir={tmp_path / 'run'}", *arguments) == 2

@@ -180,6 +180,22 @@ def test_weights_that_the_last_step_broke_reach_no_checkpoint(tmp_path):
     assert run(tmp_path, Noisy()).finished
 
 
+@pytest.mark.parametrize(
+    "others, message",
+    [
+        (
+            ["", "step_000000000002-0.pt"],
+            "must be one folder that all nodes share; the ranks found .* none",
+        ),
+        (["all 3 checkpoints are damaged", ""], "all 3 checkpoints are damaged"),
+    ],
+)
+def test_ranks_that_would_go_on_from_different_states_do_not_begin(tmp_path, monkeypatch, others, message):
+    monkeypatch.setattr("gje_world.training.engine.from_all_ranks", lambda found: [found, others])
+    with pytest.raises(RunDirectoryError, match=message):
+        run(tmp_path / "run", Noisy())
+
+
 def test_another_model_is_refused(tmp_path):
     run(tmp_path, Noisy(), updates=10)
     other = Noisy()
