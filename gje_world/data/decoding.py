@@ -287,7 +287,7 @@ def parquet_of_images(path: Path) -> Encoded:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise ConfigError("data=parquet needs pyarrow: pip install 'gje-world[data]'") from error
+        raise ConfigError("data=parquet needs pyarrow: pip install -e '.[data]'") from error
     files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
     try:
         tables = [parquet.read_table(file) for file in files]

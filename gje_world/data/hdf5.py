@@ -59,7 +59,7 @@ def _require_filters(file: Any, path: Path) -> None:
                 told = f"{called.decode(errors='replace') or 'unnamed'}, {code}"
                 raise ClipsError(
                     f"{name} of data.path={path} is compressed by a filter that is not there ({told}); "
-                    "most come with hdf5plugin: pip install 'gje-world[data]'"
+                    "most come with hdf5plugin: pip install -e '.[data]'"
                 )
 
 
@@ -199,7 +199,7 @@ def require_h5py() -> Any:
     try:
         import h5py
     except ImportError as error:
-        raise ClipsError("HDF5 needs h5py: pip install 'gje-world[data]'") from error
+        raise ClipsError("HDF5 needs h5py: pip install -e '.[data]'") from error
     with suppress(ImportError):
         importlib.import_module("hdf5plugin")  # which registers its filters
     return h5py

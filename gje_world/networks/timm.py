@@ -1,4 +1,4 @@
-"""Any image model of timm as an encoder; needs `pip install 'gje-world[timm]'`."""
+"""Any image model of timm as an encoder; needs `pip install -e '.[timm]'`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TimmEncoder(Features):
         try:
             import timm
         except ImportError as error:
-            raise ConfigError("encoder=timm needs timm: pip install 'gje-world[timm]'") from error
+            raise ConfigError("encoder=timm needs timm: pip install -e '.[timm]'") from error
         # the list, for a name may also be an address that timm would fetch from
         if model not in timm.list_models():
             near = ", ".join(timm.list_models(f"*{model}*")[:3]) or "timm.list_models() lists them"
