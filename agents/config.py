@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -61,7 +62,7 @@ class TrainConfig:
     batch_size: int = option(128, "sequences an update learns from")
     updates_per_step: int = option(1, "gradient steps an agent step")
     replay_capacity: int | None = option(
-        None, "frames kept, one more an episode than it has agent steps; null: all of the run"
+        None, "frames kept, one more an episode than it has agent steps; null: all of a run of whole episodes"
     )
     log_every: int = option(25, "agent steps between rows of training metrics")
     checkpoint_every: int = option(5_000, "env frames between checkpoints")
@@ -119,6 +120,9 @@ def check(config: TrainConfig) -> None:
     require_groups(config)
     require_at_least(1, config, *_AT_LEAST_ONE)
     require_at_least(0, config, *_AT_LEAST_ZERO)
+    for name in (*_AT_LEAST_ZERO, *_POSITIVE, "planner.kappa"):
+        value = value_of(config, name)
+        _require(value is None or math.isfinite(value), name, value, "finite")
     require_at_least(2, config, "belief.members")
     require_at_least(1 if config.belief.name == "low_rank" else 0, config, "belief.rank")
     for name in _POSITIVE:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,13 +72,14 @@ def evaluate(config: EvaluateConfig) -> None:
         )
     agent = load(config.run_dir, checkpoint=config.checkpoint, device=config.device)
     torch.manual_seed(config.seed)
-    environments = [make_env(trained) for _ in range(config.episodes)]
-    first = environments[0]
-    names = first.get_wrapper_attr("state_names")
-    # hashed, so that they lie nowhere near the numbers in a row that training takes
-    drawn = np.random.SeedSequence(config.seed).generate_state(config.episodes, np.uint64)
-    seeds = [int(seed >> np.uint64(1)) for seed in drawn]
-    episodes = play(agent, environments, seeds, first.get_wrapper_attr("max_episode_steps"))
+    with ExitStack() as stack:
+        environments = [stack.enter_context(closing(make_env(trained))) for _ in range(config.episodes)]
+        first = environments[0]
+        names, repeat = first.get_wrapper_attr("state_names"), first.get_wrapper_attr("action_repeat")
+        # hashed, so that they lie nowhere near the numbers in a row that training takes
+        drawn = np.random.SeedSequence(config.seed).generate_state(config.episodes, np.uint64)
+        seeds = [int(seed >> np.uint64(1)) for seed in drawn]
+        episodes = play(agent, environments, seeds, first.get_wrapper_attr("max_episode_steps"))
     row = summarise(agent, episodes, names)
     table = Table("measure", "value", title=f"{trained.task}, {config.episodes} episodes")
     for name, value in row.items():
@@ -89,7 +91,7 @@ def evaluate(config: EvaluateConfig) -> None:
         table.add_row("calibration error", f"{gap:.3f}")
     Console().print(table)
     if config.film is not None:
-        film_episode(Path(config.film), agent, episodes[0], first.get_wrapper_attr("action_repeat"))
+        film_episode(Path(config.film), agent, episodes[0], repeat)
         print(f"film: {config.film}")
 
 

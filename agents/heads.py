@@ -102,12 +102,13 @@ class Critics(nn.Module):
         self.members = members
         self.net = EnsembleMLP(members, dim + action_dim, hidden, bins)
 
-    def forward(self, z: Tensor, action: Tensor, members: list[int] | slice = ALL) -> Tensor:
+    def forward(self, z: Tensor, action: Tensor, members: Tensor | slice = ALL) -> Tensor:
         return self.net(torch.cat([z, action], dim=-1), members)
 
-    def pair(self) -> list[int]:
-        """Two different members at random; the one where there is but one."""
-        return torch.randperm(self.members)[:2].tolist()
+    def pair(self) -> Tensor:
+        """Two different members at random, `[2]`; the one where there is but one. Drawn on the CPU, for which
+        no device is waited for."""
+        return torch.randperm(self.members)[:2].to(self.net.scales.device, non_blocking=True)
 
 
 class Policy(nn.Module):

@@ -56,6 +56,11 @@ def train_until_stopped(
     check(config)
     if make is not None and not callable(make):
         raise ConfigError(f"make={make} must be a function that makes an environment, as lambda: MyEnv()")
+    if make is not None and config.task.startswith(("dmc/", "gym/")):
+        raise ConfigError(
+            f"task={config.task} names another environment: where make is given it must be a name of your "
+            "own, such as my-env"
+        )
     choose_device(config)
     env = make_env(config, make)
 

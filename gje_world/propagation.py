@@ -81,8 +81,9 @@ def moments(
     """
     mean, covariance = z, None
     for step in action:
-        mean, jacobian, noise = linearise(mean, step)
-        covariance = noise if covariance is None else jacobian @ covariance @ jacobian.mT + noise
+        with torch.autocast(z.device.type, enabled=False):  # derivatives of a lower precision are not batched
+            mean, jacobian, noise = linearise(mean, step)
+            covariance = noise if covariance is None else jacobian @ covariance @ jacobian.mT + noise
         yield mean, covariance
 
 

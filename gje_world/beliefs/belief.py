@@ -173,9 +173,16 @@ class Rescaled(Belief):
     """`base`, `scale [...]` times as wide about its centre."""
 
     def __init__(self, base: Belief, scale: Tensor):
+        shape = torch.broadcast_shapes(base.batch_shape, scale.shape)
+        if (
+            shape[len(shape) - len(base.batch_shape) :] != base.batch_shape
+        ):  # one draw would stand for several
+            raise ValueError(
+                f"scale {list(scale.shape)} must not repeat a belief of {list(base.batch_shape)}"
+            )
         self.base, self.scale = base, scale.unsqueeze(-1)
         self.name = base.name
-        super().__init__(torch.broadcast_shapes(base.batch_shape, scale.shape), base.dim)
+        super().__init__(shape, base.dim)
 
     @property
     def centre(self) -> Tensor:

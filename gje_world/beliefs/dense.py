@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +15,8 @@ def solve(vectors: Tensor, triangle: Tensor, upper: bool) -> Tensor:
     """`vectors [*samples, *batch, D]` times the inverse of `triangle [*batch, D, D]`, not copied for each."""
     samples = max(0, vectors.ndim - triangle.ndim + 1)
     shape = torch.broadcast_shapes(vectors.shape, triangle.shape[:-1])
-    columns = vectors.expand(shape).reshape(-1, *shape[samples:]).movedim(0, -1)  # [*batch, D, S]
+    flat = vectors.expand(shape).reshape(math.prod(shape[:samples]), *shape[samples:])
+    columns = flat.movedim(0, -1)  # [*batch, D, S]
     solved = torch.linalg.solve_triangular(triangle, columns, upper=upper)
     return solved.movedim(-1, 0).reshape(shape)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.types import _size
 
 from gje_world.beliefs.belief import EMPTY, Belief
+from gje_world.beliefs.gaussian import in_full_precision
 from gje_world.networks.mlp import NormedLinear
 
 
@@ -51,6 +52,7 @@ class EqualMixture(Belief):
         return self.aleatoric + self.epistemic
 
     @property
+    @in_full_precision
     def covariance_matrix(self) -> Tensor:
         means = self.each("mean")
         spread = (means - means.mean(0)).movedim(0, -2)  # [..., M, D]

@@ -33,7 +33,8 @@ class ScaleMixture(Belief):
 
     def average(self, values: Tensor) -> Tensor:
         """Of a property at each scale `[S, ...]`, by their weights."""
-        return torch.einsum("j,j...->...", self.log_weights.exp(), values)
+        weights = self.log_weights.exp().view(-1, *(1,) * (values.ndim - 1))
+        return (weights * values).sum(0)  # in the precision they have, autocast or not
 
     @property
     def mean(self) -> Tensor:

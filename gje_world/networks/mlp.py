@@ -41,7 +41,7 @@ class EnsembleLinear(nn.Module):
         if not zero:
             nn.init.trunc_normal_(self.weight, std=0.02)
 
-    def forward(self, x: Tensor, members: list[int] | slice = ALL) -> Tensor:
+    def forward(self, x: Tensor, members: Tensor | slice = ALL) -> Tensor:
         return torch.baddbmm(self.bias[members], x, self.weight[members])
 
 
@@ -63,7 +63,7 @@ class EnsembleMLP(nn.Module):
         self.scales = nn.Parameter(torch.ones(2, members, 1, hidden))
         self.shifts = nn.Parameter(torch.zeros(2, members, 1, hidden))
 
-    def forward(self, x: Tensor, members: list[int] | slice = ALL) -> Tensor:
+    def forward(self, x: Tensor, members: Tensor | slice = ALL) -> Tensor:
         scales, shifts = self.scales[:, members], self.shifts[:, members]
         flat = x.reshape(1, -1, x.shape[-1]).expand(scales.shape[1], -1, -1)
         for i, layer in enumerate((self.first, self.second)):

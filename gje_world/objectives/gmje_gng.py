@@ -12,10 +12,10 @@ from gje_world.objectives.coupled import Coupled
 from gje_world.objectives.objective import require
 from gje_world.objectives.statistics import gather
 
-# Fritzke's constants, rates per sample
+# Fritzke's constants; rates are per sample
 WINNER_RATE, NEIGHBOUR_RATE = 0.05, 0.0006
-OLDEST = 88  # wins of its nodes that an edge outlives
-SPLIT_DECAY, ERROR_DECAY = 0.5, 0.995
+OLDEST = 88  # age that an edge outlives, in what a winner wins on average in an update
+SPLIT_DECAY, ERROR_DECAY = 0.5, 0.995  # of errors: of those of a split, and of all in an update
 GROW_EVERY = 20  # updates
 COUNT_DECAY = 0.99  # of how often each node won, and of the noise around them, an update
 SMALLEST_VARIANCE = 1e-2

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributions import Normal, StudentT, kl_divergence
+from torch.distributions import Normal, kl_divergence
 
-from gje_world.beliefs import Belief
-from gje_world.beliefs import StudentT as MultivariateStudentT
+from gje_world.beliefs import Belief, StudentT
 from gje_world.objectives.objective import Objective, require
 
 SHORTEST = 1e-3  # radius below which an embedding loses its direction, so that gradients stay bounded
@@ -53,10 +53,11 @@ def elbo(belief: Belief, z_target: Tensor, df: float) -> Tensor:
     root = math.sqrt(z_target.shape[-1])
     sample = belief.rsample()
     freedom = z_target.new_tensor(df).expand(sample.shape[:-1])
-    direction = MultivariateStudentT(root * F.normalize(sample, dim=-1, eps=SHORTEST), belief.stddev, freedom)
-    radius = StudentT(df, sample.norm(dim=-1) / root, 1.0, validate_args=False)
+    direction = StudentT(root * F.normalize(sample, dim=-1, eps=SHORTEST), belief.stddev, freedom)
+    length, told = (sample.norm(dim=-1, keepdim=True) / root, z_target.norm(dim=-1, keepdim=True) / root)
+    radius = StudentT(length, torch.ones_like(length), freedom)
     likelihood = direction.log_prob(root * F.normalize(z_target, dim=-1, eps=SHORTEST)) + radius.log_prob(
-        z_target.norm(dim=-1) / root
+        told
     )
     prior = Normal(z_target.new_zeros(()), z_target.new_ones(()), validate_args=False)
     posterior = Normal(belief.mean, belief.stddev, validate_args=False)

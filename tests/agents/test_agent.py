@@ -67,6 +67,52 @@ def test_a_candidates_return_is_the_sum_along_its_particles_futures(agent, monke
                 torch.testing.assert_close(found[p, b, n], total + weight * 2 * now)
 
 
+def test_losses_along_the_path_are_of_the_state_before_and_weigh_each_step_by_its_place(monkeypatch):
+    steps, rows = 3, 4
+    weights = {"world": 0.3, "reward": 0.7, "value": 1.1}
+    words = [f"agent.weights.{name}={value}" for name, value in weights.items()]
+    agent = agent_for("agent.critics=2", "agent.temporal_decay=0.6", *words)
+    agent.terminates = True
+    path, z, target = torch.rand(steps + 1, rows, 8), torch.randn(steps + 1, rows, 8), torch.rand(steps, rows)
+    data = batch(steps, rows)
+    data = data._replace(reward=torch.rand(steps, rows), terminated=(data.action.squeeze(-1) > 0).float())
+    monkeypatch.setattr(agent.world, "unroll", lambda *_: path)
+    monkeypatch.setattr(agent, "td_target", lambda *_: target)
+    monkeypatch.setattr(agent.two_hot, "loss", lambda found, right: (found - right).abs())
+    monkeypatch.setattr(agent.reward, "forward", lambda z, a: z.sum(-1) * a.squeeze(-1))
+    monkeypatch.setattr(agent.critics, "forward", lambda z, a: torch.stack([z.sum(-1), 2 * z.sum(-1)]))
+    monkeypatch.setattr(agent.termination, "logit", lambda z, a: z.mean(-1))
+    total, _, parts, _ = agent.world_and_value_loss(z, z[1:], data, torch.zeros(rows, 1))
+    reward = value = ended = 0.0
+    for t in range(steps):
+        for b in range(rows):
+            here, share = path[t, b], 0.6**t / (steps * rows)
+            reward += share * (here.sum() * data.action[t, b, 0] - data.reward[t, b]).abs()
+            value += share * sum((k * here.sum() - target[t, b]).abs() for k in (1, 2)) / 2
+            chance = here.mean().sigmoid()
+            ended -= share * (chance if data.terminated[t, b] else 1 - chance).log()
+    torch.testing.assert_close(parts["loss/reward"], reward)
+    torch.testing.assert_close(parts["loss/value"], value)
+    torch.testing.assert_close(parts["loss/termination"], ended)
+    world = parts["loss/nll"] + parts["loss/marginal"] + parts["loss/spread"]
+    told = weights["reward"] * (reward + ended) + weights["value"] * value
+    torch.testing.assert_close(total, weights["world"] * world + told)
+
+
+def test_where_critics_tell_nothing_the_policy_comes_to_be_unsure(agent, monkeypatch):
+    monkeypatch.setattr(agent.two_hot, "decode", lambda logits: logits)
+    monkeypatch.setattr(agent.critics, "forward", lambda z, a: torch.zeros(2, *a.shape[:-1]))
+    agent.config.entropy = 0.1
+    path = torch.randn(4, 64, 8)
+    optimizer = torch.optim.SGD(agent.policy.parameters(), 1.0)
+    before = float(agent.policy(path)[1].mean().detach())
+    for _ in range(20):
+        optimizer.zero_grad()
+        agent.policy_loss(path).backward()
+        optimizer.step()
+    assert float(agent.policy(path)[1].mean().detach()) > before
+
+
 def test_the_policys_loss_does_not_teach_the_critics():
     agent = agent_for("agent.weights.value=0", "agent.critics=2")
     policy = [p.detach().clone() for p in agent.policy.parameters()]
@@ -118,7 +164,7 @@ def test_the_policy_climbs_its_critics(agent, monkeypatch):
     optimizer = torch.optim.Adam(agent.policy.parameters(), 3e-3)
 
     def mean():
-        return float(agent.policy(path)[0].mean())
+        return float(agent.policy(path)[0].mean().detach())
 
     before = mean()
     for _ in range(60):

@@ -57,6 +57,9 @@ def numbers(config, prefix=""):
 
 FREE = {"planner.kappa", "belief.log_std_bounds"}  # may be negative
 NUMBERS = sorted(set(numbers(TrainConfig())) - FREE)
+FLOATS = sorted(
+    name for name in [*NUMBERS, "planner.kappa"] if isinstance(value_of(with_option(name), name), float)
+)
 
 
 def refusal(config):
@@ -80,11 +83,18 @@ def test_no_number_may_be_negative(name):
     assert re.search(r"must be (at least|above|between|a multiple|below|one of)", message)
 
 
-@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("name", [*NUMBERS, "planner.kappa"])
 def test_no_number_may_be_nan(name):
     config = with_option(name)
     put(config, name, float("nan"))
     assert f"{name}=nan " in refusal(config)
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_no_number_may_be_infinite(name):
+    config = with_option(name)
+    put(config, name, float("inf"))
+    assert f"{name}=inf " in refusal(config)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from agents.building import make_agent
 from agents.config import TrainConfig, check
 from agents.replay import Batch
+from gje_world.beliefs import HEADS
 from gje_world.objectives import OBJECTIVES
 
 FITS = sorted(OBJECTIVES.keys() - {"vi_simsiam"})
@@ -43,10 +44,10 @@ def test_an_update_moves_everything_that_learns(objective, target):
     for _ in range(2):
         metrics = agent.update(batch(), gauges=True)
     assert all(np.isfinite(float(value)) for value in metrics.values())
-    parts = {name.split(".")[0] for name in before}
-    assert parts >= {"world", "reward", "critics", "policy", "termination"}
+    parts = {".".join(name.split(".")[:2]) for name in before}
+    assert parts >= {"world.encoder", "world.dynamics", "world.head", "critics.net", "policy.out"}
     for part in parts:
-        own = {name: p for name, p in agent.named_parameters() if name.startswith(f"{part}.")}
+        own = {name: p for name, p in agent.named_parameters() if f"{name}.".startswith(f"{part}.")}
         moved = [not torch.equal(p, before[name]) for name, p in own.items() if name in before]
         assert any(moved), part
     if objective == "gmje":
@@ -77,3 +78,11 @@ def test_gradients_reach_the_encoder_through_online_targets_alone():
         gradients = [p.grad for p in agent.world.encoder.parameters() if p.grad is not None]
         norms[target] = sum(float(gradient.norm()) for gradient in gradients)
     assert norms["online"] > 0 and norms["stop_gradient"] == 0
+
+
+@pytest.mark.parametrize("belief", sorted(HEADS.keys() - {"point", "power_spherical"}))
+def test_every_belief_can_be_planned_with_where_the_policy_proposes_nothing(belief):
+    agent = agent_for(f"belief={belief}", "planner.policy_candidates=0")
+    agent.reset()
+    action = agent.act(torch.randint(256, (9, 16, 16), dtype=torch.uint8))
+    assert action.shape == (1,) and action.isfinite().all()

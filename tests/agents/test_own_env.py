@@ -94,6 +94,8 @@ def test_an_environment_without_a_limit_or_not_made_anew_is_refused_before_any_w
     config = dot.config(tmp_path / "run", task="my-dot")
     with pytest.raises(ConfigError, match=r"env\.time_limit must be set"):
         train_agent(config, make=Dot)
+    with pytest.raises(ConfigError, match="task=dmc/cartpole-swingup names another environment"):
+        train_agent(dot.config(tmp_path / "run", task="dmc/cartpole-swingup"), make=limited)
     one = limited()
     with pytest.raises(ConfigError, match="make must make a new environment each time"):
         train_agent(config, make=lambda: one)

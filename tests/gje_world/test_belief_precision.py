@@ -14,6 +14,7 @@ from gje_world.beliefs import (
     PolarHead,
     PowerSpherical,
     PrecisionGaussian,
+    ScaleMixture,
     StudentT,
     make_head,
 )
@@ -145,15 +146,21 @@ def test_gradients_of_each_sample_are_those_of_each_alone(name):
     torch.testing.assert_close(each, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["diagonal", "low_rank", "full", "full_covariance", "spectral"])
-def test_moments_and_samples_keep_float32_in_an_autocast_region(name):
+def scale_mixture(belief):
+    return ScaleMixture(belief, torch.tensor([0.5, 1.0, 3.0]), torch.tensor([0.2, 0.5, 0.3]).log())
+
+
+@pytest.mark.parametrize("changed", [lambda belief: belief, scale_mixture], ids=["as told", "calibrated"])
+@pytest.mark.parametrize("name", ["diagonal", "low_rank", "full", "full_covariance", "spectral", "ensemble"])
+def test_moments_and_samples_keep_float32_in_an_autocast_region(name, changed):
     torch.manual_seed(0)
-    belief = make_head(name, 4, 16)(3 * torch.randn(5, 4))
+    belief = changed(make_head(name, 4, 16)(3 * torch.randn(5, 4)))
     told = {}
     for region in (False, True):
         torch.manual_seed(1)
         with torch.autocast("cpu", torch.bfloat16, enabled=region):
             told[region] = (
+                belief.mean,
                 belief.variance,
                 belief.covariance_matrix,
                 belief.rsample((3,)),

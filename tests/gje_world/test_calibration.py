@@ -41,6 +41,13 @@ def test_a_rescaled_belief_has_the_density_of_its_own_samples(name):
         assert centre.shape == again.shape
 
 
+def test_a_scale_that_would_have_one_draw_stand_for_several_is_refused():
+    flow = make_head("flow", 4, 3)(torch.zeros(1, 4))
+    with pytest.raises(ValueError, match=r"scale \[5\] must not repeat a belief of \[1\]"):
+        flow.rescale(torch.ones(5))
+    assert flow.rescale(torch.ones(5, 1)).rsample().std(0).min() > 0  # five draws of it
+
+
 @pytest.mark.parametrize("name", [name for name in RESCALED if name not in ("mixture", "flow", "ensemble")])
 def test_a_rescaled_belief_is_the_same_law_in_other_units(name):
     with torch.no_grad():

@@ -117,6 +117,17 @@ def test_a_world_model_can_be_propagated_with_every_belief_that_has_a_covariance
     assert (spreads.diff() > 0).all()  # a new world expects to stay as it is, and errors add up
 
 
+def test_moments_are_those_of_float32_in_an_autocast_region():
+    torch.manual_seed(0)
+    world = WorldModel(WorldModelConfig(dim=8, hidden=16, encoder_width=4), (3, 16, 16), 1, belief="low_rank")
+    z, action = torch.randn(B, 8), torch.randn(T, B, 1)
+    found = []
+    for region in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=region):
+            found.append([b.covariance_matrix for b in propagate(world, z, action, method="moments")])
+    torch.testing.assert_close(*found)
+
+
 def test_methods_that_cannot_be_used_are_named():
     world, (z, action) = Linear(), start()
     with pytest.raises(ValueError, match="method must be one of particles, moments; got 'magic'"):
