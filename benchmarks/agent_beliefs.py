@@ -23,13 +23,12 @@ from agents.building import make_env
 from agents.experience import replay_size
 from agents.loading import load_config
 from agents.replay import Replay
-from gje_world.beliefs import make_head
+from gje_world.beliefs import make_head, unit_scale_options
 from gje_world.evaluation import NOMINAL, observed_coverage
 from gje_world.evaluation.scores import LEVELS
 from gje_world.training.checkpoint import CheckpointStore
 from gje_world.training.devices import set_threads
 from gje_world.training.origin import origin
-from gje_world.world_model import LOG_STD_BOUNDS
 
 BELIEFS: dict[str, dict[str, Any]] = {
     "diagonal": {"name": "diagonal"},
@@ -75,7 +74,7 @@ def row_of(options: dict[str, Any], learnt: Steps, held_out: Steps, updates: int
     """Scores on held-out episodes of a head that learnt from the others."""
     torch.manual_seed(0)
     dim = learnt.change.shape[-1]
-    head = make_head(features=learnt.features.shape[-1], dim=dim, log_std_bounds=LOG_STD_BOUNDS, **options)
+    head = make_head(options["name"], learnt.features.shape[-1], dim, **unit_scale_options(**options))
     optimizer = torch.optim.Adam(head.parameters(), lr=LR)
     for _ in range(updates):
         rows = torch.randint(len(learnt.change), (BATCH,))

@@ -9,11 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from gje_world.beliefs import Belief, head_options, make_head
+from gje_world.beliefs import Belief, make_head, unit_scale_options
 from gje_world.networks import mlp
 
 DIRECTIONS = ("power_spherical",)  # beliefs over unit vectors
-LOG_STD_BOUNDS = (-5.0, 1.5)  # the marginal term keeps projections near unit scale
 
 
 class ViewPredictor(nn.Module):
@@ -40,8 +39,7 @@ class ViewPredictor(nn.Module):
         super().__init__()
         options = dict(belief or {"name": "diagonal"})
         name = options.pop("name")
-        if "log_std_bounds" in head_options(name, **options):
-            options = {"log_std_bounds": LOG_STD_BOUNDS} | options
+        options = unit_scale_options(name, **options)
         self.projector = projector(features, projector_hidden, dim)
         self.trunk = mlp(dim, hidden)
         self.head = make_head(name, hidden, dim, **options)

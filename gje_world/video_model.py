@@ -12,14 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from gje_world.beliefs import Belief, Gaussian, Mixture, Pool, fuse, head_options, make_head
+from gje_world.beliefs import Belief, Gaussian, Mixture, Pool, fuse, make_head, unit_scale_options
 from gje_world.beliefs.belief import EMPTY
 from gje_world.calibration import Calibration
 from gje_world.networks import mlp
 from gje_world.networks.transformer import CausalTransformer
 from gje_world.options import option
 from gje_world.propagation import METHODS, gaussian, linearised, moments
-from gje_world.world_model import LOG_STD_BOUNDS
 
 PREDICTORS = ("mlp", "transformer")
 
@@ -118,9 +117,7 @@ class VideoModel(nn.Module):
             if config.name == "mlp"
             else CausalTransformer(*sizes, config.heads, config.history)
         )
-        bounds = {"log_std_bounds": LOG_STD_BOUNDS}
-        takes = head_options(belief, **belief_options)
-        options = {name: value for name, value in bounds.items() if name in takes} | belief_options
+        options = unit_scale_options(belief, **belief_options)
         self.head = make_head(belief, config.hidden, dim, **options)
         self.calibration = Calibration()
         self.train()

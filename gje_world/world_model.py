@@ -8,11 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gje_world.beliefs import Belief, head_options, make_head
+from gje_world.beliefs import Belief, head_options, make_head, unit_scale_options
 from gje_world.networks import AdaptedEncoder, ConvEncoder, Encoder, mlp, simplicial
 from gje_world.options import option
-
-LOG_STD_BOUNDS = (-5.0, 1.5)  # the marginal term keeps embeddings near unit scale
 
 
 @dataclass
@@ -74,9 +72,9 @@ class WorldModel(nn.Module):
         else:
             self.encoder = AdaptedEncoder(encoder, channels, config.dim, frozen=frozen)
         self.dynamics = mlp(config.dim + action_dim + 1, config.hidden)
-        options = {"simplicial": config.simplicial, "log_std_bounds": LOG_STD_BOUNDS}
-        takes = head_options(belief, **belief_options)
-        options = {name: value for name, value in options.items() if name in takes} | belief_options
+        options = unit_scale_options(belief, **belief_options)
+        if "simplicial" in head_options(belief, **belief_options):
+            options["simplicial"] = config.simplicial
         self.head = make_head(belief, config.hidden, config.dim, **options)
 
     def embed(self, obs: Tensor, encoder: nn.Module | None = None) -> Tensor:

@@ -39,6 +39,9 @@ HEADS: dict[str, type[nn.Module]] = {
 }
 
 
+UNIT_LOG_STD_BOUNDS = (-5.0, 1.5)  # where a marginal term keeps embeddings near unit scale
+
+
 def make_head(name: str, features: int, dim: int, **options: Any) -> nn.Module:
     """Head of the belief called `name`: a module from features `[..., F]` to a belief over `[..., D]`.
 
@@ -71,8 +74,18 @@ def head_options(name: str, member: str = "diagonal", **_: Any) -> set[str]:
     return own | head_options(member) if name == "ensemble" and member != "ensemble" else own
 
 
+def unit_scale_options(name: str, **options: Any) -> dict[str, Any]:
+    """Those `options` of `make_head`, with spreads bounded as embeddings near unit scale ask for.
+
+    The bounds are those given, if any; beliefs whose spread is in no units of the embedding have their own.
+    """
+    takes = "log_std_bounds" in head_options(name, **options)
+    return ({"log_std_bounds": UNIT_LOG_STD_BOUNDS} if takes else {}) | options
+
+
 __all__ = [
     "HEADS",
+    "UNIT_LOG_STD_BOUNDS",
     "Belief",
     "CovarianceGaussian",
     "DiagonalGaussian",
@@ -94,4 +107,5 @@ __all__ = [
     "fuse",
     "head_options",
     "make_head",
+    "unit_scale_options",
 ]

@@ -194,7 +194,7 @@ class PolarHead(nn.Module):
         features: number of input features `F`.
         dim: embedding dimension `D`, at least 2.
         log_concentration_bounds: lowest and highest natural logarithm of the direction's concentration.
-        log_std_bounds: lowest and highest natural logarithm of the log-radius' standard deviation.
+        log_radius_std_bounds: lowest and highest natural logarithm of the log-radius' standard deviation.
     """
 
     def __init__(
@@ -202,12 +202,12 @@ class PolarHead(nn.Module):
         features: int,
         dim: int,
         log_concentration_bounds: tuple[float, float] = LOG_CONCENTRATION_BOUNDS,
-        log_std_bounds: tuple[float, float] = LOG_RADIUS_STD_BOUNDS,
+        log_radius_std_bounds: tuple[float, float] = LOG_RADIUS_STD_BOUNDS,
     ):
         super().__init__()
         require_dim("polar", dim, low=2)
         self.direction = PowerSphericalHead(features, dim, log_concentration_bounds)
-        self.scale = BoundedScale(log_std_bounds)
+        self.scale = BoundedScale(log_radius_std_bounds)
         self.radius = linear(features, 2)
 
     def forward(self, features: Tensor) -> Polar:

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gje_world.beliefs import Belief, head_options, make_head
+from gje_world.beliefs import Belief, make_head, unit_scale_options
 from gje_world.methods.mae import Masked
 from gje_world.methods.method import spread
 from gje_world.networks import Encoder
 from gje_world.objectives import make_objective
-from gje_world.predictor import LOG_STD_BOUNDS
 
 
 class MaskedGJE(Masked):
@@ -54,10 +53,9 @@ class MaskedGJE(Masked):
                 "objective.target=momentum has no encoder to follow in method=masked_gje; use stop_gradient"
             )
         options = dict(belief or {"name": "diagonal"})
-        if "log_std_bounds" in head_options(**options):
-            options = {"log_std_bounds": LOG_STD_BOUNDS} | options
         self.project = nn.Linear(self.encoder.width, dim)
-        self.head = make_head(features=self.tell_pixels.in_features, dim=dim, **options)
+        features = self.tell_pixels.in_features
+        self.head = make_head(options["name"], features, dim, **unit_scale_options(**options))
 
     def forward(self, views: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         images = self.encoder.pixels(views[0].flatten(0, 1))

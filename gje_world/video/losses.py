@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor, nn
 
-from gje_world.beliefs import make_head
+from gje_world.beliefs import make_head, unit_scale_options
 from gje_world.data.augment import random_shift
 from gje_world.networks import mlp
-from gje_world.world_model import LOG_STD_BOUNDS
 
 
 def shifted_view(obs: Tensor, noise: float, pad: int, generator: Generator) -> Tensor:
@@ -28,7 +27,7 @@ def noisy_view(obs: Tensor, noise: float, generator: Generator | None = None) ->
 
 def view_predictor(dim: int, hidden: int) -> nn.Sequential:
     """From an embedding `[..., D]` of one view to a diagonal belief of how that of another differs."""
-    head = make_head("diagonal", hidden, dim, log_std_bounds=LOG_STD_BOUNDS)
+    head = make_head("diagonal", hidden, dim, **unit_scale_options("diagonal"))
     return nn.Sequential(mlp(dim, hidden, 1), head)
 
 

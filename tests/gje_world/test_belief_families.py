@@ -11,6 +11,7 @@ from torch import distributions as td
 
 from gje_world.beliefs import (
     HEADS,
+    UNIT_LOG_STD_BOUNDS,
     Belief,
     CovarianceGaussian,
     DiagonalGaussian,
@@ -23,6 +24,7 @@ from gje_world.beliefs import (
     SpectralGaussian,
     StudentT,
     make_head,
+    unit_scale_options,
 )
 
 DENSE = [name for name in HEADS if name != "point"]
@@ -623,3 +625,13 @@ def test_a_student_t_tells_spreads_that_are_not_linear_in_its_features():
     features, alike, value = draw(4096)
     inside = (head(features).coverage(value) <= 0.5).float()
     assert abs(inside[alike].mean() - 0.5) < 0.06 and abs(inside[~alike].mean() - 0.5) < 0.06
+
+
+def test_bounds_for_unit_scale_are_for_spreads_in_units_of_the_embedding_and_give_way():
+    assert unit_scale_options("diagonal") == {"log_std_bounds": UNIT_LOG_STD_BOUNDS}
+    assert unit_scale_options("low_rank", rank=2, log_std_bounds=(-1, 1)) == {
+        "rank": 2,
+        "log_std_bounds": (-1, 1),
+    }
+    assert unit_scale_options("polar") == {}  # whose spread is relative to the radius
+    assert unit_scale_options("ensemble", member="polar") == {"member": "polar"}
