@@ -14,7 +14,6 @@ before a noisy background, beside the same encoder trained to reconstruct:
 from __future__ import annotations
 
 import csv
-import hashlib
 import time
 from dataclasses import replace
 from functools import partial
@@ -25,6 +24,7 @@ from matplotlib.figure import Figure
 from measure import parser, write_csv
 from rich.progress import Progress
 
+from gje_world.data.file_state import digest
 from gje_world.data.worlds import WORLDS, make_world
 from gje_world.evaluation.futures import HORIZON, ask, fit_probe, score
 from gje_world.plots.style import styled
@@ -65,11 +65,6 @@ SHOWN = {
 KEY = ("world", "encoder", "seed")
 
 
-def digest(recipe: Recipe) -> str:
-    """What tells rows of one recipe from those of another, under the same name."""
-    return hashlib.sha256(repr(recipe).encode()).hexdigest()[:8]
-
-
 @styled
 def draw(rows: list[dict[str, str]], world: str, path: Path) -> None:
     """A panel for each score in a world, a bar for each encoder, a point for each seed."""
@@ -107,7 +102,7 @@ def main() -> None:
     done = {
         tuple(row[name] for name in KEY)
         for row in rows
-        if row.get(asked) and row.get("recipe") == digest(ENCODERS[row["encoder"]])
+        if row.get(asked) and row.get("recipe") == digest(repr(ENCODERS[row["encoder"]]))
     }
     world = make_world(arguments.world, 32)
     question = None if arguments.probe else ask(world, contexts=CONTEXTS)
@@ -136,7 +131,7 @@ def main() -> None:
                 else:
                     measured = score(world, VideoPredictor(model), question).row
                 told = {name: f"{value:.4g}" for name, value in measured.items() if value is not None}
-                told |= {"training_cpu_seconds": f"{seconds:.0f}", "recipe": digest(recipe)}
+                told |= {"training_cpu_seconds": f"{seconds:.0f}", "recipe": digest(repr(recipe))}
                 rows = [row for row in rows if any(row[name] != cell[name] for name in KEY)]
                 rows.append(cell | told)
                 progress.console.print("  ".join(rows[-1].values()), highlight=False)

@@ -67,6 +67,16 @@ def require_at_least(low: float, config: Any, *names: str, prefix: str = "") -> 
             raise ConfigError(f"{prefix}{name}={value} must be at least {low}")
 
 
+def require_shares(name: str, size: int, ranks: int) -> None:
+    """Refuses a batch, the option `name`, that so many ranks cannot share equally.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    if size % ranks:
+        raise ConfigError(f"{name}={size} must be a multiple of the {ranks} devices")
+
+
 def require_some(config: Any, name: str, known: Sequence[str]) -> None:
     """Refuses a list of words that is empty, or has one that is not among `known`; null is no list.
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from gje_world.beliefs.config import BeliefConfig
 from gje_world.command import run_command
 from gje_world.data.decoding import BrokenImageError, WorkerError
-from gje_world.data.image_sources import DataConfig, labelled, load_images
+from gje_world.data.image_sources import DataConfig, labelled, load_images, told_apart
 from gje_world.data.images import Images, ShuffledBatches, Split
 from gje_world.data.rendering import make_env
 from gje_world.data.views import AugmentConfig, Views
@@ -26,7 +26,16 @@ from gje_world.methods import METHODS, Method, method_options, over_ranks
 from gje_world.methods.config import MethodConfig, build_method, objective_of
 from gje_world.networks.config import EncoderConfig, build_encoder
 from gje_world.objectives.config import ObjectiveConfig
-from gje_world.options import ConfigError, given, group, option, plain_value, require_at_least, require_groups
+from gje_world.options import (
+    ConfigError,
+    given,
+    group,
+    option,
+    plain_value,
+    require_at_least,
+    require_groups,
+    require_shares,
+)
 from gje_world.plots.pretraining import write_report
 from gje_world.pretrained import Pretrained, load_pretrained
 from gje_world.probing.data import probe_data, with_unlike
@@ -147,8 +156,7 @@ def check(config: PretrainConfig) -> Pretraining:
     if config.method.name not in METHODS:
         raise ConfigError(f"method={config.method.name} must be one of {', '.join(METHODS)}")
     ranks = config.engine.devices * config.engine.nodes
-    if config.batch_size % ranks:
-        raise ConfigError(f"batch_size={config.batch_size} must be a multiple of the {ranks} devices")
+    require_shares("batch_size", config.batch_size, ranks)
     torch.manual_seed(config.seed)
     size = config.data.image_size
     encoder = build_encoder(config.encoder, config.data.channels, size)
@@ -199,8 +207,7 @@ def pretrain(config: PretrainConfig) -> int:
     )
     learner.method.centre_on(data.train.spaced(CENTRING_IMAGES).pixels)
     path = run_path(config)
-    # what is rendered here depends on the options alone, but for the last bit of a pixel on another machine
-    sources = {} if config.data.path is None else {"images": data.description()}
+    sources = told_apart(config.data, data)
     with (
         open_run(fabric, path, plain_value(config), changeable=CHANGEABLE, sources=sources) as run,
         stop_on_signals() as stop,

@@ -174,9 +174,8 @@ class Rescaled(Belief):
 
     def __init__(self, base: Belief, scale: Tensor):
         shape = torch.broadcast_shapes(base.batch_shape, scale.shape)
-        if (
-            shape[len(shape) - len(base.batch_shape) :] != base.batch_shape
-        ):  # one draw would stand for several
+        kept = shape[len(shape) - len(base.batch_shape) :]
+        if kept != base.batch_shape:  # one draw would stand for several
             raise ValueError(
                 f"scale {list(scale.shape)} must not repeat a belief of {list(base.batch_shape)}"
             )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import torch
@@ -130,6 +131,15 @@ def read(
         workers=config.workers,
         advance=lambda n: progress.advance(bar, n),
     )
+
+
+def told_apart(config: DataConfig, images: Split) -> dict[str, dict[str, Any]]:
+    """What tells the images of a run from others under the same name, as `RunDirectory.open` takes `sources`.
+
+    Of rendered frames nothing: they depend on the options alone, but for the last bit of a pixel on another
+    machine.
+    """
+    return {} if config.path is None else {"images": images.description()}
 
 
 def labelled(images: Images) -> Images:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from gje_world.options import ConfigError
+from gje_world.options import ConfigError, require_shares
 
 DESCRIBED = 1_000  # images whose pixels tell one collection from another
 
@@ -92,8 +92,7 @@ class ShuffledBatches:
     """
 
     def __init__(self, pixels: Tensor, batch_size: int, seed: int, rank: int = 0, ranks: int = 1):
-        if batch_size % ranks:
-            raise ConfigError(f"batch_size={batch_size} must be a multiple of the {ranks} devices")
+        require_shares("batch_size", batch_size, ranks)
         if batch_size > len(pixels):
             raise ConfigError(f"batch_size={batch_size} must be at most the {len(pixels)} training images")
         self.pixels, self.batch_size, self.seed = pixels, batch_size, seed

@@ -53,12 +53,11 @@ def elbo(belief: Belief, z_target: Tensor, df: float) -> Tensor:
     root = math.sqrt(z_target.shape[-1])
     sample = belief.rsample()
     freedom = z_target.new_tensor(df).expand(sample.shape[:-1])
-    direction = StudentT(root * F.normalize(sample, dim=-1, eps=SHORTEST), belief.stddev, freedom)
-    length, told = (sample.norm(dim=-1, keepdim=True) / root, z_target.norm(dim=-1, keepdim=True) / root)
+    towards, seen = (root * F.normalize(z, dim=-1, eps=SHORTEST) for z in (sample, z_target))
+    length, found = (z.norm(dim=-1, keepdim=True) / root for z in (sample, z_target))
+    direction = StudentT(towards, belief.stddev, freedom)
     radius = StudentT(length, torch.ones_like(length), freedom)
-    likelihood = direction.log_prob(root * F.normalize(z_target, dim=-1, eps=SHORTEST)) + radius.log_prob(
-        told
-    )
+    likelihood = direction.log_prob(seen) + radius.log_prob(found)
     prior = Normal(z_target.new_zeros(()), z_target.new_ones(()), validate_args=False)
     posterior = Normal(belief.mean, belief.stddev, validate_args=False)
     return likelihood - kl_divergence(posterior, prior).sum(-1)

@@ -263,8 +263,7 @@ def _heatmaps(subject: Subject, data: ProbeData, z_train: Tensor, count: int) ->
     """Some test images, `[N, H, W, 3]`, and where in them uncertainty comes from, `[N, H, W]` each."""
     images = data.test[:: max(1, len(data.test) // count)][:count]
     name, score = subject.uncertainty(z_train)
-    side = images.shape[-1]
-    patch = patch_side(side)
+    patch = patch_side(images.shape[-1])
     return {
         "images": images[:, -3:].permute(0, 2, 3, 1).numpy(),  # the newest frame of a stack
         "occlusion": occlusion_heatmap(score, images, window=2 * patch, stride=patch).numpy(),

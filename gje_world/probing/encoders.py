@@ -13,7 +13,7 @@ from omegaconf import MISSING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from gje_world.data.image_sources import DataConfig, load_images
+from gje_world.data.image_sources import DataConfig, load_images, told_apart
 from gje_world.data.images import Split
 from gje_world.data.rendering import make_env
 from gje_world.networks import Encoder
@@ -132,7 +132,7 @@ def encoders(config: EncodersConfig) -> int:
     data = data_of(split, config)
     for path, encoder in shapes:
         check_shape(encoder, data, path)
-    sources = {} if config.data.path is None else {"images": split.description()}
+    sources = told_apart(config.data, split)
     with RunDirectory.open(
         config.run_dir, plain_value(config), changeable=CHANGEABLE, sources=sources
     ) as run:

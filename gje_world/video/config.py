@@ -10,7 +10,15 @@ from gje_world.data.clips import Clips
 from gje_world.data.sources import DataConfig, check_data, require_apart
 from gje_world.networks import ENCODERS
 from gje_world.objectives.config import ObjectiveConfig, check_world_objective
-from gje_world.options import ConfigError, group, option, require_at_least, require_groups, value_of
+from gje_world.options import (
+    ConfigError,
+    group,
+    option,
+    require_at_least,
+    require_groups,
+    require_shares,
+    value_of,
+)
 from gje_world.pretrained import load_encoder
 from gje_world.training.engine import EngineConfig
 from gje_world.video.evaluation import VideoEvaluationConfig
@@ -126,9 +134,7 @@ def check_share(config: VideoConfig, ranks: int) -> None:
     Raises:
         ConfigError: naming both.
     """
-    size = config.learning.batch_size
-    if size % ranks:
-        raise ConfigError(f"learning.batch_size={size} must be a multiple of the {ranks} devices")
+    require_shares("learning.batch_size", config.learning.batch_size, ranks)
 
 
 def split_clips(config: VideoConfig, clips: Clips) -> tuple[Clips, Clips]:
