@@ -135,20 +135,23 @@ class Clips:
         """Number of frames."""
         return int(self.lengths.sum())
 
-    def sample(self, generator: np.random.Generator, batch: int, length: int, stride: int = 1) -> ClipBatch:
+    def sample(
+        self, generator: np.random.Generator, batch: int, length: int, stride: int = 1, together: int = 1
+    ) -> ClipBatch:
         """`batch` windows of `length` frames, uniform over all that lie in one episode.
 
         Arguments:
             stride: rows from one frame of a window to its next. Where it is above 1, an action is the
                 `stride` ones in between side by side, `[B, T-1, stride * A]`.
+            together: windows of one episode, which lie side by side in the batch; it divides `batch`.
 
         Raises:
             ClipsError: there is no episode, or none that long.
         """
-        return self._gather(self.draw(generator, batch, length, stride), length, stride)
+        return self._gather(self.draw(generator, batch, length, stride, together), length, stride)
 
     def draw(
-        self, generator: np.random.Generator, batch: int, length: int, stride: int = 1
+        self, generator: np.random.Generator, batch: int, length: int, stride: int = 1, together: int = 1
     ) -> npt.NDArray[np.int64]:
         """First rows `[batch]` of windows, as `sample` draws them.
 
@@ -162,9 +165,11 @@ class Clips:
             longest = int(self.lengths.max(initial=0))
             have = f"the longest of {self.episodes} has {longest}" if self.episodes else "there is no clip"
             raise ClipsError(f"a window needs {span} frames (length {length}, stride {stride}); {have}")
-        drawn = generator.integers(ends[-1], size=batch)
-        episode = np.searchsorted(ends, drawn, side="right")
-        return self.intervals[episode, 0] + drawn - (ends - places)[episode]
+        drawn = generator.integers(ends[-1], size=batch // together)
+        episode = np.searchsorted(ends, drawn, side="right")[:, None]
+        others = generator.integers(places[episode], size=(len(episode), together - 1))
+        start = np.concatenate([drawn[:, None] - (ends - places)[episode], others], 1)
+        return (self.intervals[episode, 0] + start).ravel()
 
     def window(self, episode: int, start: int, length: int, stride: int = 1) -> ClipBatch:
         """The window that begins at frame `start` of an episode, as a batch of one.

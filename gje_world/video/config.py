@@ -77,8 +77,9 @@ def check(config: VideoConfig) -> None:
     least = {
         "seed": 0, "frame_stack": 1, "decoder_width": 1, "encoder.dim": 1, "encoder.width": 1,
         "predictor.history": 2, "predictor.hidden": 1, "predictor.layers": 1, "predictor.heads": 1,
-        "learning.batch_size": 2, "learning.horizon": 1, "learning.open_loop": 0, "learning.particles": 1,
-        "learning.warm_up": 0, "learning.views": 0, "learning.noise": 0,
+        "learning.batch_size": 2, "learning.windows_per_clip": 1, "learning.horizon": 1,
+        "learning.open_loop": 0, "learning.particles": 1, "learning.warm_up": 0,
+        "learning.views": 0, "learning.noise": 0, "learning.shift": 0,
         "evaluation.clips": 2, "evaluation.horizon": 1, "evaluation.particles": 2,
         "evaluation.calibration": 2, "evaluation.calibration_far": 0, "evaluation.kept": 0,
     }  # fmt: skip
@@ -109,6 +110,10 @@ def check(config: VideoConfig) -> None:
             f"learning.open_loop={config.learning.open_loop} needs learning.horizon=2 or more, to sample "
             f"futures along; got {config.learning.horizon}"
         )
+    if config.learning.shift >= config.data.image_size:
+        raise ConfigError(
+            f"learning.shift={config.learning.shift} must be below data.image_size={config.data.image_size}"
+        )
     path = config.encoder.path
     dim = config.encoder.dim if path is None else load_encoder(path).dim
     objective = check_world_objective(config.objective, config.belief, dim)
@@ -134,7 +139,13 @@ def check_share(config: VideoConfig, ranks: int) -> None:
     Raises:
         ConfigError: naming both.
     """
-    require_shares("learning.batch_size", config.learning.batch_size, ranks)
+    batch, together = config.learning.batch_size, config.learning.windows_per_clip
+    require_shares("learning.batch_size", batch, ranks)
+    if (batch // ranks) % together:
+        raise ConfigError(
+            f"learning.windows_per_clip={together} must divide the {batch // ranks} windows that a process "
+            f"takes of learning.batch_size={batch}"
+        )
 
 
 def split_clips(config: VideoConfig, clips: Clips) -> tuple[Clips, Clips]:

@@ -66,6 +66,7 @@ def learning_batches(
     batch: int,
     length: int,
     stride: int,
+    together: int,
     phases: tuple[int, int],
     check: Callable[[], None],
 ) -> Callable[[int], Iterator[ClipBatch | EmbeddedBatch]]:
@@ -77,6 +78,7 @@ def learning_batches(
 
     Arguments:
         length: embeddings of a window.
+        together: windows of one episode side by side, while the encoder learns.
         phases: batches in which the encoder learns, and in which it rests.
         check: as `EmbeddedClips` takes it.
     """
@@ -88,7 +90,7 @@ def learning_batches(
         while True:
             generator = np.random.default_rng([seed, number])
             if number < learning or not worth:
-                yield clips.sample(generator, batch, model.frame_stack - 1 + length, stride)
+                yield clips.sample(generator, batch, model.frame_stack - 1 + length, stride, together)
             else:
                 if embedded is None:
                     print(f"the encoder rests: {len(clips):,} frames are embedded once", file=sys.stderr)

@@ -15,7 +15,7 @@ from gje_world.objectives.statistics import distributed
 from gje_world.options import option
 from gje_world.training.engine import Learner
 from gje_world.video.embedded import PICTURED, EmbeddedBatch
-from gje_world.video.losses import annealed, noisy_view, view_predictor
+from gje_world.video.losses import annealed, shifted_view, view_predictor
 from gje_world.video_model import VideoModel
 
 VIEW_HIDDEN = 128
@@ -25,10 +25,12 @@ VIEW_HIDDEN = 128
 class LearningConfig:
     """How a video model learns."""
 
-    batch_size: int = option(32, "clips an update learns from")
+    batch_size: int = option(32, "windows of clips an update learns from")
+    windows_per_clip: int = option(1, "of these windows, how many of one clip, while the encoder learns")
     horizon: int = option(2, "embeddings of a clip after the predictor's history")
     views: float = option(1.0, "weight of telling an embedding from a noisy view of its observation")
     noise: float = option(20.0, "standard deviation of a view's pixels, in grey levels")
+    shift: int = option(0, "pixels that a view is shifted by at most")
     within_clip: float = option(0.0, "share of embeddings' variance that is to lie within clips; 0: any")
     open_loop: float = option(0.0, "weight of the beliefs along sampled futures, over those after true pasts")
     particles: int = option(4, "sampled futures of each clip")
@@ -52,8 +54,9 @@ class VideoLearner(Learner):
     marginal term is content with embeddings that are spread out from one clip to another: they may hold that
     alone, and nothing of what moves. For such clips the marginal term can be taken also of how embeddings
     deviate from the mean of their clip, which are to have the share `within_clip` of the variance in every
-    direction. Clips here are as short as an update sees them: the predictor's history and the horizon. Where
-    little is constant it is better left out: it makes room for what is quick at the cost of what is slow.
+    direction. Of a clip an update sees `windows_per_clip` windows of the predictor's history and the horizon;
+    where they are several, contrast must tell moments of one clip apart as well. Where little is constant
+    both are better left out: they make room for what is quick at the cost of what is slow.
 
     Arguments:
         model: what learns to predict.
@@ -143,7 +146,8 @@ class VideoLearner(Learner):
         if not resting:
             parts["loss/marginal"] = objective.marginal(z)
             if c.within_clip:
-                deviation = z - z.mean(1, keepdim=True)
+                clip = z.unflatten(0, (-1, c.windows_per_clip)).flatten(1, 2)
+                deviation = clip - clip.mean(1, keepdim=True)
                 parts["loss/within_clip"] = objective.marginal(deviation / c.within_clip**0.5)
             if self.view_predictor is not None:
                 parts["loss/views"] = self.view_error(z, batch.frames)
@@ -165,11 +169,11 @@ class VideoLearner(Learner):
         return annealed(self.resolution, self.config.finest, progress)
 
     def view_error(self, z: Tensor, frames: Tensor) -> Tensor:
-        """Loss of an embedding of each clip, of `z [B, L, D]`, as told from a noisy view of what it is of."""
+        """Loss of an embedding of each clip, of `z [B, L, D]`, as told from another view of what it is of."""
         assert self.view_predictor is not None
         rows, place = self.random_places(z)
         obs = self.model.stacked(frames)[rows, place]
-        view = self.model.encoder(noisy_view(obs, self.config.noise))
+        view = self.model.encoder(shifted_view(obs, self.config.noise, self.config.shift))
         return self.view_objective.predict(self.view_predictor(view).translate(view), z[rows, place]).mean()
 
     def open_loop_error(self, z: Tensor, z_target: Tensor, actions: Tensor) -> Tensor:

@@ -10,19 +10,17 @@ from gje_world.data.augment import random_shift
 from gje_world.networks import mlp
 
 
-def shifted_view(obs: Tensor, noise: float, pad: int, generator: Generator) -> Tensor:
-    """A noisy view of each of `obs [N, C, H, W]`, each shifted by up to `pad` pixels.
+def shifted_view(obs: Tensor, noise: float, pad: int, generator: Generator | None = None) -> Tensor:
+    """A view of each of `obs`, uint8 `[N, C, H, W]`: shifted by up to `pad` pixels, and noisy in every one.
 
     A function of place that changes within a shift is not told by another view: such functions, of which
     there are any number, do not fill the embedding, and what else is there has room.
+
+    Arguments:
+        noise: standard deviation of the noise, in grey levels.
     """
-    return noisy_view(random_shift(obs, pad, generator), noise, generator)
-
-
-def noisy_view(obs: Tensor, noise: float, generator: Generator | None = None) -> Tensor:
-    """Observations uint8 `[..., C, H, W]` with normal noise of that many grey levels on every pixel."""
     drawn = torch.randn(obs.shape, generator=generator, device=obs.device)
-    return (obs.float() + noise * drawn).round().clamp(0, 255).to(torch.uint8)
+    return (random_shift(obs, pad, generator).float() + noise * drawn).round().clamp(0, 255).to(torch.uint8)
 
 
 def view_predictor(dim: int, hidden: int) -> nn.Sequential:

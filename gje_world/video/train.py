@@ -137,6 +137,7 @@ def learn(
         batch=share,
         length=config.predictor.history + c.horizon,
         stride=config.data.stride,
+        together=c.windows_per_clip,
         phases=(
             learner.resting * config.engine.accumulate,
             (config.engine.updates - learner.resting) * config.engine.accumulate,

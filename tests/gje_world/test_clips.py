@@ -39,9 +39,10 @@ def numbered(lengths, path, action_dim=2):
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=8),
     length=st.integers(1, 5),
     stride=st.integers(1, 3),
+    together=st.sampled_from([1, 2, 8]),
     seed=st.integers(0, 1000),
 )
-def test_windows_never_cross_an_episode(lengths, length, stride, seed):
+def test_windows_never_cross_an_episode(lengths, length, stride, together, seed):
     with tempfile.TemporaryDirectory() as folder:
         clips = numbered(lengths, folder)
         span = (length - 1) * stride + 1
@@ -49,18 +50,21 @@ def test_windows_never_cross_an_episode(lengths, length, stride, seed):
             with pytest.raises(ClipsError, match=f"needs {span} frames"):
                 clips.sample(np.random.default_rng(seed), 4, length, stride)
             return
-        frames, actions, states = clips.sample(np.random.default_rng(seed), 16, length, stride)
+        frames, actions, states = clips.sample(np.random.default_rng(seed), 16, length, stride, together)
     episode, moment = states.unbind(-1)
     assert (episode == episode[:, :1]).all()
+    side_by_side = episode.unflatten(0, (-1, together))
+    assert (side_by_side == side_by_side[:, :1]).all()
     assert (frames.flatten(2) == episode.to(torch.uint8).unsqueeze(-1)).all()
     assert (moment.diff(dim=1) == stride).all()
     assert actions.shape == (16, length - 1, 2 * stride)
     torch.testing.assert_close(actions[..., ::2], moment[:, :-1, None] + torch.arange(stride))
 
 
-def test_every_window_is_equally_likely(tmp_path):
+@pytest.mark.parametrize("together", [1, 2])
+def test_every_window_is_equally_likely(tmp_path, together):
     clips = numbered([3, 1, 6, 4], tmp_path)
-    states = clips.sample(np.random.default_rng(0), 14_000, 3).states
+    states = clips.sample(np.random.default_rng(0), 14_000, 3, together=together).states
     windows, counts = states[:, 0].unique(dim=0, return_counts=True)
     assert windows.tolist() == [[0, 0], [2, 0], [2, 1], [2, 2], [2, 3], [3, 0], [3, 1]]
     assert counts.numpy() == pytest.approx(np.full(7, 2000), abs=200)

@@ -47,7 +47,7 @@ def test_a_batch_depends_on_the_seed_and_its_number_alone_in_either_phase(clips)
     model = model_of(stack=2, stride=1)
 
     def batches(start, seed=3):
-        made = learning_batches(clips, model, seed, 4, 3, 1, phases=(2, 4), check=lambda: None)
+        made = learning_batches(clips, model, seed, 4, 3, 1, 2, phases=(2, 4), check=lambda: None)
         return list(itertools.islice(made(start), 6 - start))
 
     whole = batches(0)
@@ -59,7 +59,7 @@ def test_a_batch_depends_on_the_seed_and_its_number_alone_in_either_phase(clips)
 
 
 def test_clips_are_not_embedded_where_few_of_them_would_be_learnt_from(clips):
-    made = learning_batches(clips, model_of(1, 1), 0, 4, 3, 1, phases=(0, 2), check=lambda: None)
+    made = learning_batches(clips, model_of(1, 1), 0, 4, 3, 1, 1, phases=(0, 2), check=lambda: None)
     assert len(clips) > 2 * 4 * 3
     assert all(batch.frames.dtype == torch.uint8 for batch in itertools.islice(made(0), 3))
 

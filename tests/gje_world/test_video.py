@@ -482,6 +482,20 @@ def test_what_moves_has_its_share_of_the_embedding_beside_what_is_constant_in_a_
     assert 0.1 < shares[1] < 0.3
 
 
+def test_what_moves_is_how_embeddings_deviate_from_all_that_is_seen_of_their_clip():
+    torch.manual_seed(0)
+    model = VideoModel(MeanLevels(), PredictorConfig("mlp", history=2, hidden=16, layers=1))
+    objective = make_objective("gje_conditional", 2)
+    config = LearningConfig(within_clip=0.25, windows_per_clip=2, views=0.0)
+    learner = VideoLearner(model, objective, Decoder(2, 4, 16, 1), config, 1000)
+    frames = torch.randint(256, (8, 5, 4, 1, 1), dtype=torch.uint8).expand(8, 5, 4, 16, 16)
+    told = learner(ClipBatch(frames, torch.zeros(8, 4, 0), torch.zeros(8, 5, 0)))[1]["loss/within_clip"]
+    z = model.embed(frames)
+    deviations = [z[i : i + 2] - z[i : i + 2].mean((0, 1)) for i in range(0, 8, 2)]
+    expected = objective.marginal(2 * torch.cat(deviations).flatten(0, 1))
+    torch.testing.assert_close(told, expected.detach())
+
+
 def refused(capsys, *arguments: str) -> str:
     """The one line that the command prints before it exits with 2."""
     assert run(*arguments) == 2
@@ -505,6 +519,8 @@ def refused(capsys, *arguments: str) -> str:
         ("learning.lr=0", ["learning.lr=0.0", "above 0"]),
         ("data.length=5", ["evaluation.horizon=5 needs clips of 9 frames", "has 5"]),
         ("data.image_size=40", ["40", "multiple of 16"]),
+        ("learning.shift=128", ["learning.shift=128", "below data.image_size"]),
+        ("learning.windows_per_clip=5", ["learning.windows_per_clip=5", "must divide"]),
         ("encoder.path=/nowhere", ["/nowhere"]),
     ],
 )
@@ -540,6 +556,11 @@ def test_a_contrast_is_refused_where_the_encoder_never_rests():
 def test_a_batch_that_ranks_cannot_share_is_refused():
     config = VideoConfig(learning=LearningConfig(batch_size=8))
     check_share(config, 4)
+    config.learning.windows_per_clip = 2
+    check_share(config, 4)
+    config.learning.windows_per_clip = 4
+    with pytest.raises(ConfigError, match=r"learning.windows_per_clip=4 must divide the 2 windows"):
+        check_share(config, 4)
     with pytest.raises(ConfigError, match=r"learning.batch_size=8 must be a multiple of the 3 devices"):
         check_share(config, 3)
 
