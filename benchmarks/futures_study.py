@@ -1,7 +1,8 @@
 """What keeps a two-way branch in the embedding? The encoder is learnt in several ways, the rest in one.
 
-With each encoder held fixed, the same mixture belief is fitted to its embeddings and scored by the
-multiple-futures benchmark. A study that was stopped goes on where its CSV ends.
+With each encoder held fixed, the same mixture belief is fitted to its embeddings and scored as the
+multiple-futures benchmark does, after other contexts than it asks about. A study that was stopped goes on
+where its CSV ends.
 
     python benchmarks/futures_study.py --csv results/futures_study.csv --plot results/futures_study.png
 
@@ -13,22 +14,24 @@ before a noisy background, beside the same encoder trained to reconstruct:
 
 from __future__ import annotations
 
-import csv
 import time
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from measure import parser, write_csv
-from rich.progress import Progress
+from measure import parser
 
 from gje_world.data.file_state import digest
+from gje_world.data.world import World
 from gje_world.data.worlds import WORLDS, make_world
 from gje_world.evaluation.futures import HORIZON, ask, fit_probe, score
 from gje_world.plots.style import styled
 from gje_world.training.devices import keep_freed_memory, set_threads
+from gje_world.training.origin import origin
+from gje_world.training.suite import fill_table
+from gje_world.training.tables import Row
 from gje_world.video.futures_models import (
     Recipe,
     VideoPredictor,
@@ -63,16 +66,18 @@ SHOWN = {
     "energy_ratio_5": "energy score / oracle's",
 }
 KEY = ("world", "encoder", "seed")
+KINDS = {"seed": int} | dict.fromkeys(("world", "encoder", "recipe", "command", "commit", "machine"), str)
+SEED = 7  # of the contexts: not those of the benchmark, whose recipe the study is to choose
 
 
 @styled
-def draw(rows: list[dict[str, str]], world: str, path: Path) -> None:
+def draw(rows: list[Row], world: str, path: Path) -> None:
     """A panel for each score in a world, a bar for each encoder, a point for each seed."""
     rows = [row for row in rows if row["world"] == world]
     figure = Figure(figsize=(11, 3.0), layout="constrained")
     for panel, (name, label) in zip(figure.subplots(1, len(SHOWN), sharey=True), SHOWN.items(), strict=True):
         for place, encoder in enumerate(ENCODERS):
-            found = [float(row[name]) for row in rows if row["encoder"] == encoder and row.get(name)]
+            found = [row[name] for row in rows if row["encoder"] == encoder and row.get(name) is not None]
             if found:
                 panel.barh(place, sum(found) / len(found), 0.7, color="C0", alpha=0.5)
                 panel.plot(found, [place] * len(found), ".", color="C0")
@@ -82,9 +87,42 @@ def draw(rows: list[dict[str, str]], world: str, path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
+class Study:
+    """Learns by an encoder's recipe in one world, and scores what comes of it.
+
+    Arguments:
+        probe: learn and probe encoders alone, without beliefs.
+    """
+
+    def __init__(self, world: World, probe: bool):
+        self.world = world
+        self.question = None if probe else ask(world, SEED, CONTEXTS)
+
+    def row(self, world: str, encoder: str, seed: int, advance: Callable[[], None]) -> Row:
+        """The row of an encoder; the world is that of the study."""
+        recipe = ENCODERS[encoder]
+        start = time.process_time()
+        if self.question is None:
+            frames = first_episodes(self.world, recipe, seed)
+            model = around(learn_encoder(frames, recipe, seed, advance), frames, recipe, seed)
+        else:
+            model = learn(self.world, recipe, seed, advance)
+        seconds = time.process_time() - start
+        torch.manual_seed(seed)
+        if self.question is None:
+            reading = fit_probe(self.world, VideoPredictor(model))
+            measured: Row = {"probe_rmse": reading.rmse, "probe_r2": reading.r2}
+        else:
+            measured = score(self.world, VideoPredictor(model), self.question).row
+        told = {name: None if value is None else float(f"{value:.4g}") for name, value in measured.items()}
+        told |= {"training_cpu_seconds": round(seconds), "recipe": digest(repr(recipe))}
+        return dict(zip(KEY, (world, encoder, seed), strict=True)) | told | origin()
+
+
 def main() -> None:
     """Learn and score what is not yet done, print each row, and write table and figure where asked."""
     options = parser(__doc__)
+    options.set_defaults(csv=Path("runs/futures_study.csv"))
     options.add_argument("--plot", type=Path, help="also draw the figure here")
     options.add_argument("--world", default="junction_2", choices=list(WORLDS))
     options.add_argument("--seeds", type=int, default=1)
@@ -94,49 +132,23 @@ def main() -> None:
     arguments = options.parse_args()
     keep_freed_memory()
     set_threads(arguments.threads)
-    rows: list[dict] = []
-    if arguments.csv is not None and arguments.csv.exists():
-        with arguments.csv.open(newline="") as file:
-            rows = list(csv.DictReader(file))
     asked = "probe_r2" if arguments.probe else f"energy_ratio_{HORIZON}"
-    done = {
-        tuple(row[name] for name in KEY)
-        for row in rows
-        if row.get(asked) and row.get("recipe") == digest(repr(ENCODERS[row["encoder"]]))
-    }
-    world = make_world(arguments.world, 32)
-    question = None if arguments.probe else ask(world, contexts=CONTEXTS)
-    with Progress() as progress:
-        for seed in range(1, arguments.seeds + 1):
-            for encoder in arguments.only or ENCODERS:
-                cell = dict(zip(KEY, (arguments.world, encoder, str(seed)), strict=True))
-                if tuple(cell.values()) in done:
-                    continue
-                recipe = ENCODERS[encoder]
-                total = recipe.encoder_updates * (recipe.encoder != "random")
-                total += 0 if arguments.probe else recipe.updates
-                bar = progress.add_task(f"{encoder}, seed {seed}", total=total)
-                start = time.process_time()
-                advance = partial(progress.advance, bar)
-                if arguments.probe:
-                    frames = first_episodes(world, recipe, seed)
-                    model = around(learn_encoder(frames, recipe, seed, advance), frames, recipe, seed)
-                else:
-                    model = learn(world, recipe, seed, advance)
-                seconds = time.process_time() - start
-                torch.manual_seed(0)
-                if question is None:
-                    reading = fit_probe(world, VideoPredictor(model))
-                    measured = {"probe_rmse": reading.rmse, "probe_r2": reading.r2}
-                else:
-                    measured = score(world, VideoPredictor(model), question).row
-                told = {name: f"{value:.4g}" for name, value in measured.items() if value is not None}
-                told |= {"training_cpu_seconds": f"{seconds:.0f}", "recipe": digest(repr(recipe))}
-                rows = [row for row in rows if any(row[name] != cell[name] for name in KEY)]
-                rows.append(cell | told)
-                progress.console.print("  ".join(rows[-1].values()), highlight=False)
-                if arguments.csv is not None:
-                    write_csv(arguments.csv, rows)
+    rows = fill_table(
+        arguments.csv,
+        [
+            (arguments.world, encoder, seed)
+            for seed in range(1, arguments.seeds + 1)
+            for encoder in arguments.only or ENCODERS
+        ],
+        KEY,
+        Study(make_world(arguments.world, 32), arguments.probe).row,
+        updates=QUICK.encoder_updates + (0 if arguments.probe else QUICK.updates),
+        told=lambda row: "  ".join(str(value) for value in row.values() if value is not None),
+        kinds=KINDS,
+        holds=lambda row: (
+            row.get(asked) is not None and row.get("recipe") == digest(repr(ENCODERS[row["encoder"]]))
+        ),
+    )
     if arguments.plot is not None:
         draw(rows, arguments.world, arguments.plot)
 

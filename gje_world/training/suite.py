@@ -22,6 +22,7 @@ def fill_table(
     updates: int,
     told: Callable[[Row], str],
     kinds: Mapping[str, Callable[[str], Any]],
+    holds: Callable[[Row], bool] = lambda row: True,
 ) -> list[Row]:
     """Makes the wanted rows that `table` lacks, each kept as soon as it is there; all its rows.
 
@@ -32,9 +33,10 @@ def fill_table(
         updates: gradient steps of a row, for the progress bar.
         told: a row in a line, for who watches.
         kinds: of columns that do not hold numbers (`read_rows`).
+        holds: whether a row that is there still does; a wanted one that does not is made anew.
     """
     rows = read_rows(table, kinds)
-    done = {tuple(row[name] for name in key) for row in rows}
+    done = {tuple(row[name] for name in key) for row in rows if holds(row)}
     wanted = list(dict.fromkeys(wanted))
     console = Console(stderr=True)
     look = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
@@ -44,8 +46,9 @@ def fill_table(
         for values in wanted:
             if values not in done:
                 progress.reset(steps, description=", ".join(map(str, values)))
-                rows.append(make(*values, partial(progress.advance, steps)))
+                made = make(*values, partial(progress.advance, steps))
+                rows = [row for row in rows if tuple(row[name] for name in key) != values] + [made]
                 write_rows(table, rows)
-                console.print(told(rows[-1]), highlight=False, soft_wrap=True)
+                console.print(told(made), highlight=False, soft_wrap=True)
             progress.advance(suite)
     return rows
