@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -37,9 +38,13 @@ class Calibration(nn.Module):
             weights: of each, above 0 and of sum 1.
 
         Raises:
-            ValueError: there is no scale, or not a weight for each, or they are no shares.
+            ValueError: there is no scale, or one is not above 0, or not a weight for each, or they are no
+                shares.
         """
-        if not scales or len(scales) != len(weights) or abs(sum(weights) - 1) > 1e-4 or min(weights) <= 0:
+        if not scales or not all(0 < scale < math.inf for scale in scales):
+            raise ValueError(f"scales must be above 0, and one at least; got {list(scales)}")
+        shares = len(scales) == len(weights) and all(weight > 0 for weight in weights)
+        if not shares or not abs(sum(weights) - 1) <= 1e-4:
             raise ValueError(f"weights must be shares of the scales {list(scales)}, got {list(weights)}")
         self.told = {"scales": [*scales], "weights": [*weights]}
 

@@ -241,11 +241,12 @@ class VideoModel(nn.Module):
             particles: of each history.
 
         Raises:
-            ValueError: there is no such method, or for moments the belief has no covariance in closed form,
-                or the history is shorter than the predictor's.
+            ValueError: there is no such method, or no action of a step ahead, or for moments the belief has
+                no covariance in closed form, or the history is shorter than the predictor's.
         """
         if method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
+        require_actions(z, action)
         if method == "particles":
             return self._roll(z, action, particles, lambda belief, shape: belief.rsample(shape))[0]
         if z.shape[1] < self.history:
@@ -295,11 +296,7 @@ class VideoModel(nn.Module):
         """
         if particles < 1:
             raise ValueError(f"particles must be at least 1, got {particles}")
-        if action.shape[1] < z.shape[1]:
-            raise ValueError(
-                f"a history of {z.shape[1]} embeddings needs as many actions or more: those between and "
-                f"those of the steps ahead; got {action.shape[1]}"
-            )
+        require_actions(z, action)
         length, rows = z.shape[1], torch.Size((particles, len(z)))
         scale = self.calibration.draw_scales(rows, z.device) if self.calibration.corrects else None  # [P, B]
         with self.precision():
@@ -316,6 +313,19 @@ class VideoModel(nn.Module):
                 drawn = draw(each, EMPTY)
                 futures.append(drawn)
         return beliefs, torch.stack(futures)
+
+
+def require_actions(z: Tensor, action: Tensor) -> None:
+    """Refuses actions `[B, T', A]` that reach no step beyond a history `z [B, T, D]`.
+
+    Raises:
+        ValueError: naming both lengths.
+    """
+    if action.shape[1] < z.shape[1]:
+        raise ValueError(
+            f"a history of {z.shape[1]} embeddings needs as many actions or more: those between and those of "
+            f"the steps ahead; got {action.shape[1]}"
+        )
 
 
 class _Window:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from torch import Tensor
 from gje_world.beliefs.belief import Belief
 from gje_world.beliefs.dense import PrecisionGaussian
 from gje_world.beliefs.diagonal import DiagonalGaussian
-from gje_world.beliefs.ensemble import Pool
+from gje_world.beliefs.ensemble import Ensemble, Pool
 from gje_world.beliefs.gaussian import Gaussian, cholesky
 from gje_world.beliefs.low_rank import LowRankGaussian
 from gje_world.beliefs.mixture import Mixture
@@ -39,8 +39,8 @@ def fuse(a: Belief, b: Belief) -> Gaussian | Mixture:
     both know. Each must rest on evidence of its own: what both have seen is counted twice.
 
     Arguments:
-        a, b: Gaussians, mixtures, or pools of either (what particles believe, several steps ahead) or
-            mixtures of their scales; of batch shapes that broadcast together, and of one dimension `D`.
+        a, b: Gaussians, mixtures, ensembles of either, pools (what particles believe, several steps ahead)
+            or mixtures of their scales; of batch shapes that broadcast together, and of one dimension `D`.
 
     Returns a diagonal belief for two diagonal ones, a full precision for two other Gaussians; else the
     mixture of all pairs of components, `K = K_a K_b`.
@@ -91,6 +91,10 @@ def _components(belief: Belief) -> tuple[Tensor, Simple]:
         if isinstance(parts, LowRankGaussian):
             parts = PrecisionGaussian(parts.mean, cholesky(precision_matrix(parts)))
         return belief.log_weights, parts
+    if isinstance(belief, Ensemble):
+        members = [_components(member) for member in belief.members]
+        joined = torch.cat([weights for weights, _ in members], -1) - math.log(len(members))
+        return joined, _joined([each for _, each in members])
     if isinstance(belief, Pool | ScaleMixture):
         many = belief.beliefs if isinstance(belief, Pool) else belief.at_all_scales()
         weights, each = _components(many)  # [P, ..., K]
@@ -103,6 +107,17 @@ def _components(belief: Belief) -> tuple[Tensor, Simple]:
     raise ValueError(
         f"only Gaussian beliefs and mixtures of them fuse in closed form, got a {type(belief).__name__}"
     )
+
+
+def _joined(parts: Sequence[Simple]) -> Simple:
+    """Components `[..., K]` of parts of one kind, one after another."""
+    mean = torch.cat([part.mean for part in parts], -2)
+    stds = [part.std.expand_as(part.mean) for part in parts if isinstance(part, DiagonalGaussian)]
+    if stds:
+        return DiagonalGaussian(mean, torch.cat(stds, -2))
+    full = (part for part in parts if isinstance(part, PrecisionGaussian))
+    trils = [part.precision_tril.expand(*part.batch_shape, -1, -1) for part in full]
+    return PrecisionGaussian(mean, torch.cat(trils, -3))
 
 
 def _changed(each: Simple, change: Callable[[Tensor, int], Tensor]) -> Simple:

@@ -27,11 +27,7 @@ Frames = npt.NDArray[np.uint8]
 
 
 class FilmError(RuntimeError):
-    """A film cannot be read; the message says why, in a few words."""
-
-
-class DamagedFilm(FilmError):
-    """What follows cannot be decoded; the frames before were right."""
+    """A film cannot be read, or no further; the message says why, in a few words."""
 
 
 def films_in(folder: Path) -> list[str]:
@@ -63,8 +59,8 @@ def decode_films(folder: Path, cache: Path, image_size: int) -> Clips:
     The cache keeps each film by name, size and time of change: one that is new or has changed is decoded, and
     one that is gone, or was before the change, is left out. The clips come in the order of the films' names.
 
-    A film that cannot be read is named in a warning, and skipped now and later; of one that is damaged later
-    on, what comes before is kept.
+    A film that cannot be read is named in a warning, and skipped now and later; of one that cannot be read
+    further, what comes before is kept.
 
     Arguments:
         image_size: height and width of the clips' frames: the middle square of a film's, scaled.
@@ -104,7 +100,7 @@ def _decode(clips: ClipWriter, film: Path, version: str, done: int, image_size: 
 
 
 def _episodes(path: Path, image_size: int) -> Iterator[Frames]:
-    """The frames of a film as `[T, 3, H, W]`, at most an episode's; those before a damage come first."""
+    """The frames of a film as `[T, 3, H, W]`, at most an episode's; those before an error come first."""
     gathered: list[Frames] = []
     try:
         for frame in read_film(path, image_size):
@@ -112,7 +108,7 @@ def _episodes(path: Path, image_size: int) -> Iterator[Frames]:
             if len(gathered) == longest_episode(3 * image_size**2):
                 yield np.stack(gathered)
                 gathered = []
-    except DamagedFilm:
+    except FilmError:
         if gathered:
             yield np.stack(gathered)
         raise
@@ -131,19 +127,23 @@ def read_film(path: Path, image_size: int) -> Iterator[Frames]:
     """The frames of a video file, or of a folder of images in the order of their numbers, `[3, H, W]` each.
 
     Raises:
-        DamagedFilm: it cannot be decoded, or no further.
-        FilmError: it holds no frame, or frames of several sizes.
+        FilmError: it holds no frame, or frames of several sizes, or cannot be decoded, or no further. Of a
+            folder of images it names the one.
     """
     size: tuple[int, int] | None = None
     for file in files_of(path):
-        for frame in _decoded(file):
-            if size is None:
-                size = (frame.width, frame.height)
-            if (frame.width, frame.height) != size:
-                raise FilmError(
-                    f"frames of mixed sizes, {size[0]}x{size[1]} and {frame.width}x{frame.height}"
-                )
-            yield _square(frame, image_size)
+        which = "" if file == path else f"{file.name}: "
+        try:
+            for frame in _decoded(file):
+                if size is None:
+                    size = (frame.width, frame.height)
+                if (frame.width, frame.height) != size:
+                    raise FilmError(
+                        f"frames of mixed sizes, {size[0]}x{size[1]} and {frame.width}x{frame.height}"
+                    )
+                yield _square(frame, image_size)
+        except FilmError as error:
+            raise FilmError(f"{which}{error}") from error
     if size is None:
         raise FilmError("it holds no frame")
 
@@ -157,8 +157,7 @@ def _decoded(file: Path) -> Iterator[av.VideoFrame]:
     """The frames of one file.
 
     Raises:
-        DamagedFilm: it is no video, or damaged.
-        FilmError: it holds no video, or this build of FFmpeg has no decoder for it.
+        FilmError: it is no video, or damaged, or this build of FFmpeg has no decoder for it.
     """
     try:
         with av.open(str(file)) as container:
@@ -170,7 +169,7 @@ def _decoded(file: Path) -> Iterator[av.VideoFrame]:
             stream.thread_type = "AUTO"
             yield from container.decode(stream)
     except (av.error.FFmpegError, av.codec.codec.UnknownCodecError, UnicodeDecodeError) as error:
-        raise DamagedFilm(f"it cannot be decoded ({getattr(error, 'strerror', None) or error})") from error
+        raise FilmError(f"it cannot be decoded ({getattr(error, 'strerror', None) or error})") from error
 
 
 def _square(frame: av.VideoFrame, side: int) -> Frames:

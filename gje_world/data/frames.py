@@ -32,7 +32,7 @@ def random_frames(
         advance: called with 1 for each frame kept.
     """
     assert env.action_space.shape is not None
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng([seed, 1])  # not that which the environment starts with
     kept: list[torch.Tensor] = []
     states: list[Any] = []
     episodes: list[int] = []

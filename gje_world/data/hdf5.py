@@ -94,7 +94,7 @@ def _import(file: Any, path: Path, cache: Path, image_size: int) -> Clips:
             )
             acted = None if action is None else _finite("action", action, start, stop - 1, path)
             states = None if state is None else _finite("state", state, start, stop, path)
-            clips.append(frames, acted, states, source=f"{path.name}[{source.start}:{source.stop}]")
+            clips.append(frames, acted, states, source=f"rows {source.start} to {source.stop}")
         if not clips.episodes:
             raise ClipsError(f"data.path={path} holds no episode")
     return clips

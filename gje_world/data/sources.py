@@ -84,6 +84,9 @@ def open_clips(data: DataConfig) -> Clips:
     path = Path(data.path)
     if data.source == "clips":
         clips = Clips.open(path)
+        height, width = clips.frame_shape[1:]
+        if height != width:
+            raise ClipsError(f"data.path={path} holds clips of {height}x{width}; they must be square")
         if clips.frame_shape[1:] != (data.image_size, data.image_size):
             raise ClipsError(
                 f"data.image_size={data.image_size} must be that of the clips in {path}: "

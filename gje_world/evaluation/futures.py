@@ -41,7 +41,8 @@ class Predictor(Protocol):
     """What the benchmark asks of a predictor. Any class with these two functions will do."""
 
     def embed(self, frames: Tensor) -> Tensor:
-        """Embeddings `[B, T', D]` of the last `T'` frames of uint8 `frames [B, T, C, H, W]`."""
+        """Embeddings `[B, T', D]` of the last `T'` frames of uint8 `frames [B, T, C, H, W]`: of at least
+        `HORIZON`, where there are `CONTEXT + HORIZON` or more."""
 
     def sample(self, context: Tensor, horizon: int, count: int) -> Tensor:
         """Sampled embeddings `[count, horizon, B, D]` of the frames after uint8 `context [B, T, C, H, W]`."""
@@ -123,8 +124,12 @@ def score(world: World, predictor: Predictor, question: Question | None = None) 
 
     Arguments:
         question: of `ask(world)`, where it is at hand; the same for all predictors of a world.
+
+    Raises:
+        ValueError: what the predictor embeds or samples has not the shape that it should.
     """
     question = question or ask(world)
+    require_shapes(predictor, question)
     reading = fit_probe(world, predictor)
 
     def draw(part: slice, count: int) -> Tensor:
@@ -136,6 +141,27 @@ def score(world: World, predictor: Predictor, question: Question | None = None) 
     oracle = read_truth(world, predictor, question, reading)
     found = score_draws(question, draw, happened, reading.rmse, oracle)
     return replace(found, row=found.row | {"probe_r2": reading.r2})
+
+
+def require_shapes(predictor: Predictor, question: Question) -> None:
+    """Refuses a predictor whose embeddings or samples have not the shape that they should.
+
+    Raises:
+        ValueError: naming the function, the shape it gave and the one it should.
+    """
+    frames, rows = question.frames[:2], min(2, len(question.frames))
+    most = frames.shape[1]
+    with torch.random.fork_rng(devices=[]):
+        z = predictor.embed(frames)
+        drawn = predictor.sample(frames[:, :CONTEXT], HORIZON, 3)
+    if z.ndim != 3 or len(z) != rows or not HORIZON <= z.shape[1] <= most:
+        raise ValueError(
+            f"embed must give [B, T', D], T' from {HORIZON} to T, of frames [B, T, C, H, W]; of "
+            f"{list(frames.shape)} it gave {list(z.shape)}"
+        )
+    right = [3, HORIZON, rows, z.shape[2]]
+    if (found := list(drawn.shape)) != right:
+        raise ValueError(f"sample must give [count, horizon, B, D], here {right}; it gave {found}")
 
 
 @torch.no_grad()

@@ -36,8 +36,9 @@ def fill_table(
         holds: whether a row that is there still does; a wanted one that does not is made anew.
     """
     rows = read_rows(table, kinds)
-    done = {tuple(row[name] for name in key) for row in rows if holds(row)}
     wanted = list(dict.fromkeys(wanted))
+    there = {values: row for row in rows if (values := tuple(row[name] for name in key)) in wanted}
+    done = {values for values, row in there.items() if holds(row)}
     console = Console(stderr=True)
     look = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*look, console=console, disable=not console.is_terminal) as progress:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gje_world.data.file_state import digest
 from gje_world.data.simulated import Simulated
 from gje_world.data.world import World
 from gje_world.data.worlds import WORLDS, make_world
@@ -40,6 +41,7 @@ from gje_world.training.run_directory import RunDirectory
 from gje_world.training.suite import fill_table
 from gje_world.training.tables import Row, read_rows, write_markdown, write_rows
 from gje_world.video.futures_models import (
+    BELIEFS,
     PART,
     Recipe,
     VideoPredictor,
@@ -69,7 +71,7 @@ BY_DEFAULT = ("oracle", "mixture", "squared_error", "nearest_neighbour")
 KEY = ("world", "predictor", "seed")
 BINS = 10  # of the PIT histogram of each step ahead
 KINDS = {"seed": int, "step": int} | dict.fromkeys(
-    ("world", "predictor", "command", "commit", "machine"), str
+    ("world", "predictor", "made_by", "command", "commit", "machine"), str
 )
 
 BENCHMARK_ABOUT = """
@@ -83,7 +85,8 @@ report.html, plots/. The same command on the same run directory goes on where it
   gje-video benchmark                                             all worlds: about three hours of one core
   gje-video benchmark worlds=[junction_2,coin] predictors=[mixture,oracle]
   gje-video benchmark seeds=3                                     three models of each
-  gje-video benchmark predictors=[oracle,mine:make]               your own: make(world, seed) of mine.py
+  gje-video benchmark predictors=[oracle,mine:make]               your own: make(world, seed) of mine.py;
+                                                                  measured anew when that file has changed
 
 Worlds: {worlds}
 Predictors: {predictors}
@@ -154,7 +157,7 @@ def benchmark(config: BenchmarkConfig) -> int:
         for predictor in predictors
         if predictor not in UNLEARNT or seed == 1
     ]
-    sources = {"recipe": asdict(Recipe()) | {"episodes_simulated": Simulated.episodes}}
+    sources = {"recipe": asdict(Recipe()) | {"episodes_simulated": Simulated.episodes, "beliefs": BELIEFS}}
     with RunDirectory.open(
         config.run_dir, plain_value(config), changeable=CHANGEABLE, sources=sources
     ) as run:
@@ -167,6 +170,7 @@ def benchmark(config: BenchmarkConfig) -> int:
             updates=config.encoder_updates + config.updates,
             told=told,
             kinds=KINDS,
+            holds=lambda row: row.get("made_by") == code_of(row["predictor"]),
         )
         order = {name: place for place, name in enumerate((*NAMES, *PREDICTORS))}
         rows.sort(
@@ -214,12 +218,14 @@ class Bench:
             scores = score_oracle(world, question)
         else:
             made, seconds = self.predictor(name, world, predictor, seed, advance)
+            torch.manual_seed(seed)  # of its draws, whatever was made or drawn before in this process
             scores = score(world, made, question)
         key = dict(zip(KEY, (name, predictor, seed), strict=True))
         save_portrait(portrait_path(self.folder, name, predictor, seed), scores, question)
         keep_steps(self.folder / "steps.csv", key, scores)
         row: Row = key | {column: rounded(value) for column, value in scores.row.items()}
-        return row | {"training_cpu_seconds": None if seconds is None else round(seconds, 1)} | origin()
+        row["training_cpu_seconds"] = None if seconds is None else round(seconds, 1)
+        return row | {"made_by": code_of(predictor)} | origin()
 
     def ask(self, name: str) -> tuple[World, Question]:
         if self._world is None or self._world[0] != name:
@@ -250,7 +256,6 @@ class Bench:
         model = around(seen.encoder, seen.frames, recipe, seed)
         learn_beliefs(model, seen.z, recipe, seed, advance)
         calibrate_beliefs(model, world, recipe, seed)
-        torch.manual_seed(seed)  # of its draws, whether or not it was learnt in this process's first go
         return VideoPredictor(model), seen.seconds + time.process_time() - start
 
     def seen(self, name: str, world: World, recipe: Recipe, seed: int, advance: Callable[[], None]) -> Seen:
@@ -288,6 +293,15 @@ def maker(name: str) -> Callable[[World, int], Predictor]:
     if not callable(found):
         raise ConfigError(f"predictors=[{name}] must be a function of a world and a seed")
     return found
+
+
+def code_of(predictor: str) -> str | None:
+    """What tells the present file behind a predictor of one's own from what it was; None: it is ours."""
+    if ":" not in predictor:
+        return None
+    maker(predictor)
+    file = sys.modules[predictor.partition(":")[0]].__file__
+    return None if file is None else digest(Path(file).read_text(encoding="utf-8"))
 
 
 def simulated_world(name: str, size: int) -> Simulated:

@@ -92,6 +92,11 @@ def check(config: VideoConfig) -> None:
         if not 0 <= getattr(config.learning, name) < 1:
             value = getattr(config.learning, name)
             raise ConfigError(f"learning.{name}={value} must be at least 0 and below 1")
+    settle, updates = config.learning.settle, config.engine.updates
+    if not config.encoder.frozen and round(settle * updates) == updates:
+        raise ConfigError(
+            f"learning.settle={settle} leaves an encoder none of engine.updates={updates} to learn in"
+        )
     if config.predictor.name not in PREDICTORS:
         raise ConfigError(f"predictor={config.predictor.name} must be one of {', '.join(PREDICTORS)}")
     if config.predictor.name == "transformer" and config.predictor.hidden % config.predictor.heads:

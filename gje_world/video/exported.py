@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,8 @@ def load_video_model(path: Path | str) -> VideoModel:
     try:
         model.offset.copy_(torch.tensor(embedding["offset"]).view(model.dim))
         model.spread.fill_(embedding["spread"])
+        if not (model.offset.isfinite().all() and 0 < model.spread < math.inf):
+            raise ValueError(f"offset must be finite and spread above 0, got spread={float(model.spread)}")
         model.calibration.set(**calibration)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())

@@ -43,7 +43,8 @@ class LearningConfig:
 
 
 class VideoLearner(Learner):
-    """A video model, its objective, and the decoder, which learns from embeddings but teaches them nothing.
+    """A video model, its objective, and the decoder, which learns from embeddings but teaches them nothing:
+    no gradient of its reaches them, though `engine.grad_clip` is of the norm of all.
 
     A free encoder is paid for making invisible what it cannot predict. So it learns by two terms: to be
     predicted, and to be told from noisy views of itself, which keeps what can be seen. Then it rests, and the

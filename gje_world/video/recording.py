@@ -131,7 +131,7 @@ def environment_and_policy(config: RecordConfig) -> tuple[gymnasium.Env, Callabl
 
     def begin(seed: int) -> Policy:
         if agent is None:
-            generator = np.random.default_rng(seed)
+            generator = np.random.default_rng([seed, 1])  # not that which the environment starts with
             return lambda obs: generator.uniform(space.low, space.high).astype(np.float32)
         torch.manual_seed(seed)
         agent.reset()

@@ -21,7 +21,7 @@ from gje_world.pretrained import load_encoder
 from gje_world.training.devices import keep_freed_memory, set_threads
 from gje_world.training.engine import CHANGEABLE as ENGINE_CHANGEABLE
 from gje_world.training.engine import Engine
-from gje_world.training.origin import origin
+from gje_world.training.origin import origin_of
 from gje_world.training.ranks import make_fabric, open_run, silence
 from gje_world.training.run_directory import RunDirectory
 from gje_world.training.schedules import phases
@@ -191,5 +191,5 @@ def provenance(config: VideoConfig, seen: Clips, run: RunDirectory) -> dict[str,
         "data": data,
         "updates": config.engine.updates,
         "seed": config.seed,
-        **origin(),
+        **origin_of(run.path),
     }

@@ -217,8 +217,12 @@ def test_what_has_no_density_tells_nothing():
     assert sum(model.calibration.told["weights"]) == pytest.approx(1)
     calibrate(model, parts(torch.full_like(z, torch.nan)))
     assert model.calibration.told == NOTHING
-    with pytest.raises(ValueError, match="weights must be shares of the scales"):
-        model.calibration.set([], [])
+    for scales in ([], [0.0], [1.0, torch.nan], [torch.inf]):
+        with pytest.raises(ValueError, match="scales must be above 0, and one at least"):
+            model.calibration.set(scales, [1.0])
+    for weights in ([], [0.5, 0.6], [1.0, 0.0], [torch.nan, 0.5]):
+        with pytest.raises(ValueError, match="weights must be shares of the scales"):
+            model.calibration.set([1.0, 2.0], weights)
 
 
 def test_beliefs_learn_as_they_are_and_a_new_model_corrects_nothing():

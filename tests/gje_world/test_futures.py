@@ -220,6 +220,25 @@ def test_a_predictor_of_two_functions_is_scored_through_its_own_embedding(juncti
     assert scores.row["probe_r2"] > 0.9
 
 
+@pytest.mark.parametrize(
+    "embed, sample, words",
+    [
+        (lambda frames: torch.zeros(len(frames), 1, 4), None, r"T' from 5 to T, of .* it gave \[2, 1, 4\]"),
+        (lambda frames: torch.zeros(len(frames), 4), None, r"embed must give .* it gave \[2, 4\]"),
+        (
+            lambda frames: torch.zeros(*frames.shape[:2], 4),
+            lambda context, horizon, count: torch.zeros(horizon, count, len(context), 4),
+            r"sample must give \[count, horizon, B, D\], here \[3, 5, 2, 4\]; it gave \[5, 3, 2, 4\]",
+        ),
+    ],
+)
+def test_a_predictor_of_other_shapes_is_refused_before_any_probe_is_fitted(junction, embed, sample, words):
+    world, question = junction
+    sample = sample or (lambda context, horizon, count: torch.zeros(count, horizon, len(context), 4))
+    with pytest.raises(ValueError, match=words):
+        score(world, Functions(embed, sample), question)
+
+
 def test_neighbours_answer_with_futures_that_followed(junction):
     world, question = junction
     bank = ask(world, seed=1, contexts=400).frames

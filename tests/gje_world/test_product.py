@@ -8,6 +8,7 @@ import torch
 from gje_world.beliefs import (
     CovarianceGaussian,
     DiagonalGaussian,
+    Ensemble,
     LowRankGaussian,
     Mixture,
     Pool,
@@ -87,11 +88,15 @@ def other(kind):
             drawn.means + spread.unsqueeze(2), drawn.components.std.expand(4, *drawn.means.shape)
         )
         return Pool(Mixture(drawn.log_weights.expand(4, -1, -1), moved))
+    if kind.startswith("ensemble"):
+        return Ensemble([belief(kind.removeprefix("ensemble of "), seed) for seed in (50, 60)])
     return belief(kind, 20)
 
 
 @pytest.mark.parametrize("components", ["diagonal", "low_rank"])
-@pytest.mark.parametrize("second", [*KINDS, "mixture", "pool"])
+@pytest.mark.parametrize(
+    "second", [*KINDS, "mixture", "pool", "ensemble of diagonal", "ensemble of low_rank"]
+)
 def test_a_mixture_times_another_density_is_their_product_up_to_a_constant(components, second):
     a, b = mixture(components, 10), other(second)
     fused = fuse(a, b)

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -35,7 +36,7 @@ from gje_world.video.embedded import EmbeddedBatch
 from gje_world.video.evaluation import VideoEvaluation, VideoEvaluationConfig
 from gje_world.video.exported import save_video_model
 from gje_world.video.learner import LearningConfig, VideoLearner
-from gje_world.video.recording import RecordConfig, record
+from gje_world.video.recording import RecordConfig, environment_and_policy, record
 from gje_world.video_model import PredictorConfig, VideoModel
 
 TINY = [
@@ -139,7 +140,7 @@ def test_a_strange_size_is_refused_before_it_is_made(whole, tmp_path):
 
 
 def test_what_a_damaged_folder_tells_is_refused_in_one_line(whole, tmp_path):
-    for place, value in (("offset", [0.0]), ("offset", "none"), ("spread", None)):
+    for place, value in (("offset", [0.0]), ("offset", "none"), ("spread", None), ("spread", 0.0)):
         folder = tmp_path / "model"
         shutil.copytree(whole / "model", folder, dirs_exist_ok=True)
         told = json.loads((folder / "encoder.json").read_text())
@@ -158,7 +159,7 @@ def test_a_run_killed_in_the_midst_ends_as_one_that_never_was(whole, clips, tmp_
         assert process.poll() is None
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL  # not at its end before
     assert run(*options(killed, clips)) == 0
     assert rows(whole) == rows(killed)
     one, other = (CheckpointStore(path / "checkpoints").load_latest()[0] for path in (whole, killed))
@@ -517,6 +518,7 @@ def refused(capsys, *arguments: str) -> str:
         ("encoder.name=vgg", ["vgg", "conv"]),
         ("predictor.heads=3", ["hidden", "heads=3"]),
         ("learning.lr=0", ["learning.lr=0.0", "above 0"]),
+        ("learning.settle=0.99", ["learning.settle=0.99 leaves an encoder none of engine.updates="]),
         ("data.length=5", ["evaluation.horizon=5 needs clips of 9 frames", "has 5"]),
         ("data.image_size=40", ["40", "multiple of 16"]),
         ("learning.shift=128", ["learning.shift=128", "below data.image_size"]),
@@ -639,6 +641,15 @@ def test_a_folder_without_a_readable_film_is_refused(capsys, tmp_path):
     assert run(*arguments, f"run_dir={tmp_path / 'run'}") == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("error: ") and "holds no readable clip; broken.mp4: it cannot be decoded" in last
+
+
+def test_a_random_policy_does_not_act_by_the_numbers_that_an_episode_begins_with():
+    pytest.importorskip("dm_control")
+    env, begin, _ = environment_and_policy(RecordConfig(task="dmc/cartpole-swingup", image_size=16))
+    env.close()
+    policy, (start, _) = begin(7), gymnasium.utils.seeding.np_random(7)
+    acted = np.concatenate([policy(None) for _ in range(3)])
+    assert not np.isclose(acted, start.uniform(-1, 1, 3)).any()
 
 
 def test_recordings_go_on_where_they_stopped_and_hold_actions_and_states(tmp_path, capsys):

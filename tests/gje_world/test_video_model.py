@@ -134,6 +134,8 @@ def test_moments_of_a_history_too_short_are_refused():
     world, (z, action) = linear_model(), sequence(4)
     with pytest.raises(ValueError, match="a history of at least 2 embeddings, got 1"):
         world.propagate(z[:, :1], action[:, :3], "moments")
+    with pytest.raises(ValueError, match=r"a history of 4 embeddings needs as many .* got 3"):
+        world.propagate(z, action[:, :3], "moments")
 
 
 @torch.no_grad()
@@ -157,8 +159,13 @@ def test_a_belief_ahead_is_conditioned_on_a_goal_by_the_rule_of_bayes():
 def test_an_unrolled_belief_is_the_one_imagined_from_and_gives_gradients_to_the_past():
     world, (z, action) = model(belief="mixture"), sequence(7)
     z.requires_grad_()
+    torch.manual_seed(5)
     beliefs = world.unroll(z[:, :3], action[:, :6], particles=3)
     assert [belief.batch_shape for belief in beliefs] == [(3,)] * 4
+    torch.manual_seed(5)
+    for belief, imagined in zip(beliefs, world.propagate(z[:, :3], action[:, :6], particles=3), strict=True):
+        value = torch.randn(7, 3, D, generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(belief.log_prob(value), imagined.log_prob(value))
     beliefs[-1].log_prob(torch.zeros(3, D)).sum().backward()
     assert z.grad[:, :3].abs().sum() > 0
 
