@@ -16,7 +16,8 @@ class ParticleGMJE(Coupled):
     r"""How much better its own target explains a context than a memory bank does (GMJE-SMC).
 
     A context is an isotropic Gaussian around the target it belongs to, and what targets there are the bank's
-    weighted particles tell, this batch's own among them (after arXiv 2603.26799):
+    weighted particles tell, this batch's own among them (after arXiv 2603.26799). Of two views, or of several
+    steps, those are the targets of the same view or step: not what the context itself was made from.
 
     .. math:: L = -\frac1D \log \frac{N(z_c; z_t, h^2 I)}{\sum_j w_j N(z_c; v_j, h^2 I)}
 
@@ -47,22 +48,23 @@ class ParticleGMJE(Coupled):
         self.register_buffer("weights", torch.full((particles,), 1 / max(particles, 1)))
 
     def couple(self, z_context: Tensor, z_target: Tensor) -> Tensor:
-        targets = gather(z_target.flatten(0, -2))
-        pool = torch.cat([self.particles, targets])
-        weights = torch.cat([self.count * self.weights, torch.ones_like(targets[:, 0])])
-        log_joint = (weights / len(pool)).log() + self.log_kernel(z_context, pool)  # [..., M + N]
+        targets = gather(z_target.movedim(-2, 0)).movedim(0, -2)  # [..., N, D], of all ranks
+        pool = torch.cat([self.particles.expand(*targets.shape[:-2], -1, -1), targets], -2)
+        weights = torch.cat([self.count * self.weights, self.weights.new_ones(targets.shape[-2])])
+        log_joint = (weights / len(weights)).log() + self.log_kernel(z_context, pool)  # [..., B, M + N]
         total = log_joint.logsumexp(-1, keepdim=True)
         if self.training and self.count:
             posterior = (log_joint - total).detach()[..., : self.count].exp()
-            self.renew(mean_over_ranks(posterior.flatten(0, -2).mean(0)), targets.detach())
+            self.renew(mean_over_ranks(posterior.flatten(0, -2).mean(0)), targets.detach().flatten(0, -2))
         own = -0.5 * ((z_context - z_target) / self.bandwidth).square().sum(-1)
         return (total.squeeze(-1) - own) / self.dim
 
     def log_kernel(self, z_context: Tensor, points: Tensor) -> Tensor:
-        """Log-densities, but for a constant, of `z_context [..., D]` around `points [M, D]`: `[..., M]`."""
-        centre = points.detach().mean(0)  # distances are found from products, which lose digits far from 0
+        """Log-densities, but for a constant, of `z_context [..., B, D]` around `points [..., M, D]`:
+        `[..., B, M]`."""
+        centre = points.detach().flatten(0, -2).mean(0)  # distances are found from products, which lose digits far from 0
         z_context, points = z_context - centre, points - centre
-        squares = z_context.square().sum(-1, keepdim=True) + points.square().sum(-1)
+        squares = z_context.square().sum(-1, keepdim=True) + points.square().sum(-1).unsqueeze(-2)
         return (z_context @ points.mT - 0.5 * squares) / self.bandwidth**2
 
     @torch.no_grad()

@@ -153,6 +153,15 @@ def test_without_a_bank_the_loss_is_infonce(bandwidth):
     torch.testing.assert_close(loss, expected)
 
 
+def test_of_two_views_a_context_is_told_from_targets_of_the_other_alone():
+    """What it was made from is no negative."""
+    torch.manual_seed(0)
+    views = torch.randn(2, 16, DIM)
+    objective = ParticleGMJE(DIM, particles=0)
+    apart = [objective.couple(views[i], views[1 - i]) for i in range(2)]
+    torch.testing.assert_close(objective.couple(views, views.flip(0)), torch.stack(apart))
+
+
 def test_on_the_sphere_that_is_infonce_of_cosines():
     torch.manual_seed(0)
     context, target = (F.normalize(torch.randn(16, DIM), dim=-1) for _ in range(2))
