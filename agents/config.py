@@ -12,7 +12,16 @@ from agents.agent import AgentConfig, EncoderMode
 from agents.planner import PlannerConfig, Risk
 from gje_world.beliefs.config import BeliefConfig, check_belief
 from gje_world.objectives.config import ObjectiveConfig, check_world_objective
-from gje_world.options import ConfigError, group, option, require_at_least, require_groups, value_of
+from gje_world.options import (
+    ConfigError,
+    group,
+    option,
+    require_above,
+    require_at_least,
+    require_groups,
+    require_seed,
+    value_of,
+)
 from gje_world.training.devices import Precision
 from gje_world.world_model import WorldModelConfig
 
@@ -78,8 +87,6 @@ class TrainConfig:
 # What may differ when a run goes on: none of it changes what has been learnt so far.
 CHANGEABLE = ("steps", "run_dir", "device", "threads", "log_every", "evaluation")
 
-LARGEST_SEED = 2**63 - 1  # that torch takes on every device
-
 # Smallest sensible value of each number that is not free to be zero or below.
 _AT_LEAST_ONE = (
     "steps", "batch_size", "updates_per_step", "replay_capacity", "log_every", "checkpoint_every", "threads",
@@ -89,7 +96,7 @@ _AT_LEAST_ONE = (
     "evaluation.episodes", "belief.components", "belief.transforms",
 )  # fmt: skip
 _AT_LEAST_ZERO = (
-    "seed", "prefill", "agent.shift", "agent.entropy", "agent.weights.world", "agent.weights.reward",
+    "prefill", "agent.shift", "agent.entropy", "agent.weights.world", "agent.weights.reward",
     "agent.weights.value", "planner.policy_candidates", "planner.temperature",
 )  # fmt: skip
 _POSITIVE = (
@@ -120,14 +127,10 @@ def check(config: TrainConfig) -> None:
     require_groups(config)
     require_at_least(1, config, *_AT_LEAST_ONE)
     require_at_least(0, config, *_AT_LEAST_ZERO)
-    for name in (*_AT_LEAST_ZERO, *_POSITIVE, "planner.kappa"):
-        value = value_of(config, name)
-        _require(value is None or math.isfinite(value), name, value, "finite")
+    require_above(0, config, *_POSITIVE)
+    _require(math.isfinite(config.planner.kappa), "planner.kappa", config.planner.kappa, "finite")
     require_at_least(2, config, "belief.members")
     require_at_least(1 if config.belief.name == "low_rank" else 0, config, "belief.rank")
-    for name in _POSITIVE:
-        value = value_of(config, name)
-        _require(value is None or value > 0, name, value, "above 0")
     agent, planner, size = config.agent, config.planner, config.env.image_size
     _require(
         size % 16 == 0 or config.encoder is not None,
@@ -182,7 +185,7 @@ def check(config: TrainConfig) -> None:
         f"at least {shortest}, so that sequences of agent.horizon={agent.horizon} fit, or null",
     )
     _require(config.run_dir != "", "run_dir", "", "a path, or null")
-    _require(config.seed <= LARGEST_SEED, "seed", config.seed, f"at most {LARGEST_SEED}")
+    require_seed(config)
     _check_objective(config)
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
-from agents.config import LARGEST_SEED, ConfigError
+from agents.config import ConfigError
 from gje_world.command import run_command
-from gje_world.options import option, require_at_least
+from gje_world.options import option, require_at_least, require_seed
 
 ABOUT = """
 gje-evaluate: play episodes with a trained agent; print returns, state probe and calibration.
@@ -41,8 +41,7 @@ def check(config: EvaluateConfig) -> None:
         ConfigError: the first option found wrong.
     """
     require_at_least(1, config, "episodes")
-    if not 0 <= config.seed <= LARGEST_SEED:
-        raise ConfigError(f"seed={config.seed} must be between 0 and {LARGEST_SEED}")
+    require_seed(config)
     if config.film is not None:
         film = Path(config.film)
         if film.suffix != ".mp4":

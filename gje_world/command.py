@@ -29,6 +29,7 @@ from gje_world.options import ConfigError, as_text, described
 from gje_world.training.checkpoint import CheckpointError
 from gje_world.training.disk import DiskSpaceError
 from gje_world.training.run_directory import RunDirectoryError
+from gje_world.training.voice import heard
 
 USER_ERRORS = (ConfigError, RunDirectoryError, CheckpointError, DiskSpaceError)
 FLAGS = ("--cfg", "-c", "--resolve", "--package", "-p")  # those of Hydra's that show a configuration
@@ -115,7 +116,7 @@ def compose(name: str, arguments: Sequence[str]) -> list[Any]:
 
 def fail(message: str, status: int = 2) -> int:
     """Print a one-line error; the exit status for it."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {' '.join(message.split())}", file=heard())
     return status
 
 

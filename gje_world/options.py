@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import field, fields, is_dataclass
 from enum import Enum
 from typing import Any
+
+LARGEST_SEED = 2**63 - 1  # that torch takes on every device
 
 
 class ConfigError(ValueError):
@@ -56,7 +59,7 @@ def require_groups(config: Any) -> None:
 
 
 def require_at_least(low: float, config: Any, *names: str, prefix: str = "") -> None:
-    """Refuses numbers below `low` among the options called `names`, dotted; null is none.
+    """Refuses numbers below `low`, or not finite, among the options called `names`, dotted; null is none.
 
     Raises:
         ConfigError: the first one found, its name after `prefix`.
@@ -65,6 +68,30 @@ def require_at_least(low: float, config: Any, *names: str, prefix: str = "") -> 
         value = value_of(config, name)
         if value is not None and not value >= low:  # NaN is below all
             raise ConfigError(f"{prefix}{name}={value} must be at least {low}")
+        if value == math.inf:
+            raise ConfigError(f"{prefix}{name}={value} must be finite")
+
+
+def require_above(low: float, config: Any, *names: str, prefix: str = "") -> None:
+    """Refuses numbers that are `low` or below, or not finite, as `require_at_least` does those below it.
+
+    Raises:
+        ConfigError: the first one found, its name after `prefix`.
+    """
+    for name in names:
+        value = value_of(config, name)
+        if value is not None and not low < value < math.inf:
+            raise ConfigError(f"{prefix}{name}={value} must be above {low}, and finite")
+
+
+def require_seed(config: Any) -> None:
+    """Refuses an option `seed` that torch does not take on every device.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    if not 0 <= config.seed <= LARGEST_SEED:
+        raise ConfigError(f"seed={config.seed} must be between 0 and {LARGEST_SEED}")
 
 
 def require_shares(name: str, size: int, ranks: int) -> None:

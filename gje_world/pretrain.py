@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,8 +32,10 @@ from gje_world.options import (
     group,
     option,
     plain_value,
+    require_above,
     require_at_least,
     require_groups,
+    require_seed,
     require_shares,
 )
 from gje_world.plots.pretraining import write_report
@@ -86,10 +88,8 @@ class OptimizerConfig:
         Raises:
             ConfigError: the first option found wrong.
         """
-        if not self.lr > 0:
-            raise ConfigError(f"optimizer.lr={self.lr} must be above 0")
-        if not self.weight_decay >= 0:
-            raise ConfigError(f"optimizer.weight_decay={self.weight_decay} must be at least 0")
+        require_above(0, self, "lr", prefix="optimizer.")
+        require_at_least(0, self, "weight_decay", prefix="optimizer.")
         if not 0 <= self.warmup < 1:
             raise ConfigError(f"optimizer.warmup={self.warmup} must be at least 0 and below 1")
 
@@ -149,8 +149,9 @@ def check(config: PretrainConfig) -> Pretraining:
     Raises:
         ConfigError: the first option found wrong.
     """
-    for name, low in (("batch_size", 2), ("chunk", 1), ("probe_images", 10), ("seed", 0)):
+    for name, low in (("batch_size", 2), ("chunk", 1), ("probe_images", 10)):
         require_at_least(low, config, name)
+    require_seed(config)
     for part in (config.data, config.augment, config.optimizer, config.engine):
         part.check()
     if config.method.name not in METHODS:
@@ -278,7 +279,7 @@ def evaluate(
         Stopped: someone has asked to stop.
     """
     method = learner.method
-    train, test = (known(part).spaced(probe_images) for part in (data.train, data.test))
+    train, test = (known(part, probe_images) for part in (data.train, data.test))
     row = evaluate_encoder(method.exported, train, test, fabric.device, fabric.autocast, stop.check)
     if method.predictor is not None:
         views = learner.views(data.test.spaced(BELIEF_IMAGES).pixels.to(fabric.device))
@@ -287,10 +288,10 @@ def evaluate(
     return row
 
 
-def known(images: Images) -> Images:
-    """Those with a label, where some have one; else all."""
+def known(images: Images, most: int) -> Images:
+    """At most so many of those with a label, where some have one; else of all; evenly spaced."""
     with_label = labelled(images)
-    return with_label if len(with_label) else images
+    return images.spaced(most, with_label if len(with_label) else None)
 
 
 def export(method: Method, config: PretrainConfig, data: Split, path: Path) -> None:
@@ -358,11 +359,11 @@ def recipe(arguments: Sequence[str]) -> list[str]:
 ERRORS = (BrokenImageError, WorkerError, NonFiniteError)
 
 
-def main(arguments: Sequence[str] | None = None, work: Callable[[Any], int] = pretrain) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `gje-pretrain`."""
     asked = sys.argv[1:] if arguments is None else list(arguments)
     asked = [*recipe(asked), *asked]
-    sys.exit(run_command("pretrain", PretrainConfig, work, ABOUT, arguments=asked, errors=ERRORS))
+    sys.exit(run_command("pretrain", PretrainConfig, pretrain, ABOUT, arguments=asked, errors=ERRORS))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from gje_world.data.images import Images, Split, hold_out
+from gje_world.data.images import Images, Split, held_out_of
 from gje_world.options import ConfigError
 from gje_world.training.disk import format_bytes
 
@@ -102,11 +102,11 @@ def require_memory(count: int, size: int) -> None:
     Raises:
         ConfigError: naming both.
     """
-    needed, there = 3 * count * size**2, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needed, there = 2 * 3 * count * size**2, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         raise ConfigError(
-            f"data.image_size={size} is too large: {count:,} images take {format_bytes(needed)} of memory, "
-            f"and the machine has {format_bytes(there)}"
+            f"data.image_size={size} is too large: {count:,} images, of which some are held out, take "
+            f"{format_bytes(needed)} of memory at once, and the machine has {format_bytes(there)}"
         )
 
 
@@ -155,11 +155,13 @@ def decode_all(
         raise BrokenImageError(f"none of {count} images could be read, the first is {source.names[0]}")
     labels = None if source.labels is None else torch.tensor(source.labels)
     images = Images(pixels, labels, source.classes)
+    readable = good.nonzero().squeeze(1)
     if source.held_out is None:
-        train, test = hold_out(images.pick(good.nonzero().squeeze(1)))
-        return Split(train, test)
-    held_out = torch.tensor(source.held_out)
-    train, test = (images.pick((good & which).nonzero().squeeze(1)) for which in (~held_out, held_out))
+        parts = held_out_of(len(readable))
+    else:
+        held_out = torch.tensor(source.held_out)[readable]
+        parts = (~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1)
+    train, test = (images.pick(readable[part]) for part in parts)
     return Split(train, test)
 
 
@@ -178,7 +180,8 @@ def survived(loader: DataLoader) -> Any:
 
 
 def folder_of_images(path: Path) -> Encoded:
-    """Images in a folder: `<class>/…`, or `train/<class>/…` and `test/<class>/…`, or without classes.
+    """Images in a folder: `<class>/…`, or `train/<class>/…` and `test/<class>/…`, or without classes,
+    of which a single one is none.
 
     An image that lies beside the folders of classes has the label -1.
 
@@ -200,7 +203,7 @@ def zip_of_images(path: Path) -> Encoded:
     try:
         with zipfile.ZipFile(path) as opened:
             members = sorted(name for name in opened.namelist() if is_image(PurePosixPath(name)))
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, OSError) as error:
         raise ConfigError(f"data.path={path} is no zip file, or a damaged one") from error
     inner = [PurePosixPath(name) for name in members]
     return arranged(path, inner, ReadZip(path, members), [f"{path}:{name}" for name in members])
@@ -227,7 +230,7 @@ def arranged(
         held_out = [each[0].lower() in TEST for each in parts]
         parts = [each[1:] for each in parts]
     classes = sorted({each[0] for each in parts if len(each) > 1})
-    if not classes:
+    if len(classes) < 2:  # a single folder tells nothing apart
         return Encoded(read, names, held_out=held_out)
     place = {name: index for index, name in enumerate(classes)}
     labels = [place[each[0]] if len(each) > 1 else -1 for each in parts]
@@ -299,12 +302,22 @@ def parquet_of_images(path: Path) -> Encoded:
     column = next((name for name in ("image", "img", "bytes") if name in table.column_names), None)
     if column is None:
         raise ConfigError(f"data.path={path} has no column image, but {', '.join(table.column_names)}")
-    cells = [cell["bytes"] if isinstance(cell, dict) else cell for cell in table[column].to_pylist()]
+    cells = [cell.get("bytes") if isinstance(cell, dict) else cell for cell in table[column].to_pylist()]
+    if wrong := [cell for cell in cells if cell is not None and not isinstance(cell, bytes)]:
+        raise ConfigError(
+            f"data.path={path}: its column {column} must hold bytes, or structs with a field bytes; it holds "
+            f"{type(wrong[0]).__name__}"
+        )
     found = table["label"].to_pylist() if "label" in table.column_names else []
+    if wrong := [label for label in found if isinstance(label, (list, dict))]:
+        raise ConfigError(
+            f"data.path={path}: its column label must hold one value a row; it holds "
+            f"{type(wrong[0]).__name__}"
+        )
     values = sorted({each for each in found if not unlabelled(each)})
     classes = [str(value) for value in values]
     place = {value: index for index, value in enumerate(values)}
-    labels = [place.get(each, -1) for each in found] if values else None
+    labels = [place.get(each, -1) for each in found] if len(values) > 1 else None
     held_out = None
     words = [part_words(file.relative_to(path)) if path.is_dir() else set() for file in files]
     if any(said & set(TRAIN) for said in words) and any(said & set(TEST) for said in words):
@@ -312,6 +325,7 @@ def parquet_of_images(path: Path) -> Encoded:
             bool(said & set(TEST)) for said, part in zip(words, tables, strict=True) for _ in range(len(part))
         ]
     names = [f"{path}: row {row}" for row in range(len(cells))]
+    classes = classes if labels else []
     return Encoded(ReadCells([cell or b"" for cell in cells]), names, labels, classes, held_out)
 
 

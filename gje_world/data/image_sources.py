@@ -12,6 +12,7 @@ import gymnasium
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from gje_world.data.decoding import decode_all, folder_of_images, parquet_of_images, zip_of_images
 from gje_world.data.frames import random_frames
@@ -142,8 +143,8 @@ def told_apart(config: DataConfig, images: Split) -> dict[str, dict[str, Any]]:
     return {} if config.path is None else {"images": images.description()}
 
 
-def labelled(images: Images) -> Images:
-    """Those with a label; none where there are no labels at all."""
+def labelled(images: Images) -> Tensor:
+    """Indices `[M]` of those with a label; none where there are no labels at all."""
     if images.labels is None:
-        return images.pick(torch.empty(0, dtype=torch.long))
-    return images.pick((images.labels >= 0).nonzero().squeeze(1))
+        return torch.empty(0, dtype=torch.long)
+    return (images.labels >= 0).nonzero().squeeze(1)

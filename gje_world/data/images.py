@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,9 +43,11 @@ class Images:
         states = None if self.states is None else self.states[index]
         return Images(self.pixels[index], labels, self.classes, states, self.state_names)
 
-    def spaced(self, most: int) -> Images:
-        """At most so many of them, evenly spaced."""
-        return self.pick(torch.linspace(0, len(self) - 1, min(most, len(self))).long())
+    def spaced(self, most: int, among: Tensor | None = None) -> Images:
+        """At most so many of them, or of those at the indices `among [M]`, evenly spaced."""
+        count = len(self) if among is None else len(among)
+        places = torch.linspace(0, count - 1, min(most, count)).long()
+        return self.pick(places if among is None else among[places])
 
 
 @dataclass
@@ -56,24 +59,27 @@ class Split:
     licence: str = "unknown"
 
     def description(self) -> dict[str, Any]:
-        """What tells these images from others: how many there are, and a digest of some of their pixels."""
+        """What tells these images from others: how many there are, and a digest of their classes and labels
+        and of some of their pixels."""
         digest = hashlib.sha256()
         for images in (self.train, self.test):
             digest.update(images.spaced(DESCRIBED).pixels.numpy().tobytes())
+            if images.labels is not None:
+                digest.update(json.dumps([*images.classes]).encode() + images.labels.numpy().tobytes())
         return {"train": len(self.train), "test": len(self.test), "sha256": digest.hexdigest()}
 
 
-def hold_out(images: Images, share: float = 0.1) -> tuple[Images, Images]:
-    """Images to learn from and a random `share` held out, always the same.
+def held_out_of(images: int, share: float = 0.1) -> tuple[Tensor, Tensor]:
+    """Indices of images to learn from and of a random `share` held out, always the same.
 
     Raises:
         ConfigError: there are not enough images for both.
     """
-    count = round(share * len(images))
-    if not 0 < count < len(images):
-        raise ConfigError(f"data holds {len(images)} images: too few to learn from and to hold some out")
-    order = torch.randperm(len(images), generator=Generator().manual_seed(0))
-    return images.pick(order[count:]), images.pick(order[:count])
+    count = round(share * images)
+    if not 0 < count < images:
+        raise ConfigError(f"data holds {images} images: too few to learn from and to hold some out")
+    order = torch.randperm(images, generator=Generator().manual_seed(0))
+    return order[count:], order[:count]
 
 
 class ShuffledBatches:

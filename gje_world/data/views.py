@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
-from gje_world.options import ConfigError, option
+from gje_world.options import ConfigError, option, require_at_least
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as everywhere
 # to one luma and two colour differences, in whose plane a hue is an angle (the NTSC television standard)
@@ -57,8 +57,7 @@ class AugmentConfig:
             value = getattr(self, name)
             if len(value) != 2 or not 0 < value[0] <= value[1] <= 1:
                 raise ConfigError(f"augment.{name}={value} must be two shares, 0 < smallest <= largest <= 1")
-        if not self.aspect >= 1:
-            raise ConfigError(f"augment.aspect={self.aspect} must be at least 1")
+        require_at_least(1, self, "aspect", prefix="augment.")
         for name, count in (("blur", 2), ("solarize", 2), ("jitter", 4)):
             value = getattr(self, name)
             if len(value) != count or not all(0 <= each <= 1 for each in value):
@@ -66,10 +65,8 @@ class AugmentConfig:
         for name in ("flip", "jitter_probability", "grey", "local_blur"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"augment.{name}={getattr(self, name)} must be between 0 and 1")
-        if self.local_views < 0:
-            raise ConfigError(f"augment.local_views={self.local_views} must be at least 0")
-        if self.local_size is not None and self.local_size < 8:
-            raise ConfigError(f"augment.local_size={self.local_size} must be at least 8, or null")
+        require_at_least(0, self, "local_views", prefix="augment.")
+        require_at_least(8, self, "local_size", prefix="augment.")
 
 
 @cache

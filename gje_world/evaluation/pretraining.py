@@ -50,13 +50,13 @@ def evaluate_encoder(
         r2 = linear_probe_r2(z_train, train.states, z_test, test.states)
         found = {f"probe/r2/{name}": value for name, value in zip(train.state_names, r2, strict=True)}
         return collapse_gauges(z_test) | found | {"eval/state_r2": r2.nanmean()}
-    known, asked = labelled(train), labelled(test)
+    known, asked = train.pick(labelled(train)), test.pick(labelled(test))
     if len(known) < LEAST_POINTS or not len(asked):
         return collapse_gauges(embed(test.pixels))
     assert known.labels is not None and asked.labels is not None
     z_train, z_test = embed(known.pixels), embed(asked.pixels)
     check()
-    classes = int(max(known.labels.max(), asked.labels.max())) + 1
+    classes = max(2, int(max(known.labels.max(), asked.labels.max())) + 1)
     probe = fit_linear_probe(z_train, known.labels, classes)
     votes = nearest_neighbours(z_train, known.labels, z_test, classes)
     return collapse_gauges(z_test) | {

@@ -5,7 +5,6 @@ Reading runs no code that came with the files, and checks everything before a we
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import nn
 
 from gje_world.options import ConfigError
 from gje_world.training.atomic import replacing
+from gje_world.training.content import content_digest
 
 FORMAT = "gje-world encoder, version 1"
 DESCRIPTION = "encoder.json"
@@ -32,13 +32,14 @@ class PretrainedError(ConfigError):
 def write_modules(path: Path | str, modules: Mapping[str, nn.Module], description: Mapping[str, Any]) -> None:
     """Write each module's weights as `<name>.safetensors`, then `encoder.json` with `description`.
 
-    The json comes last and holds the digests of the files: one that was cut off, or mixed with another's, is
-    found out when it is read.
+    Nothing is written where the description cannot be. The json comes last and holds the digests of the
+    files: one that was cut off, or mixed with another's, is found out when it is read.
 
     Raises:
         TypeError: the description holds something that is no plain value.
         OSError: the folder cannot be written.
     """
+    json.dumps(description)
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     digests = {}
@@ -46,7 +47,7 @@ def write_modules(path: Path | str, modules: Mapping[str, nn.Module], descriptio
         weights = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
         with replacing(folder / f"{name}.safetensors") as temporary:
             save_file(weights, temporary)
-            digests[f"{name}.safetensors"] = digest(temporary)
+            digests[f"{name}.safetensors"] = content_digest(temporary)
     content = {"format": FORMAT, **description, "sha256": digests}
     with replacing(folder / DESCRIPTION) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -91,7 +92,7 @@ def read_module(
     file = Path(path) / f"{name}.safetensors"
     digests = description.get("sha256")
     try:
-        if not isinstance(digests, dict) or digest(file) != digests.get(file.name):
+        if not isinstance(digests, dict) or content_digest(file) != digests.get(file.name):
             raise PretrainedError(
                 f"{file} is damaged: its content does not match the digest in {DESCRIPTION}"
             )
@@ -116,12 +117,6 @@ def read_module(
         module = make()
     module.load_state_dict(weights)
     return module.eval()
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:

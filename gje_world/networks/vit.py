@@ -48,6 +48,19 @@ class ViTEncoder(Features):
 
     positions: Tensor
 
+    def require_fitting(self, obs: Tensor) -> None:
+        """Refuses images of other channels, not square, or not cut evenly into patches.
+
+        Raises:
+            ValueError: naming their shape, and what would fit.
+        """
+        super().require_fitting(obs)
+        height, width = obs.shape[-2:]
+        if height != width or width % self.patch:
+            raise ValueError(
+                f"images must be square, of a multiple of patch={self.patch} pixels; got {height}x{width}"
+            )
+
     def features(self, images: Tensor) -> Tensor:
         return self.tokens(images).mean(1)
 

@@ -60,12 +60,13 @@ def probe_data(split: Split, name: str, most_train: int, most_test: int) -> Prob
     Arguments:
         name: what the data are called in tables.
     """
-    train, test = labelled(split.train), labelled(split.test)
+    known, asked = labelled(split.train), labelled(split.test)
     # a temperature takes a point of those that probes are fitted to
-    classes = bool(min(len(train), most_train) > LEAST_POINTS and len(test))
-    if not classes:
-        train, test = (replace(part, labels=None, classes=()) for part in (split.train, split.test))
-    train, test = train.spaced(most_train), test.spaced(most_test)
+    if min(len(known), most_train) > LEAST_POINTS and len(asked):
+        train, test = split.train.spaced(most_train, known), split.test.spaced(most_test, asked)
+    else:
+        train, test = split.train.spaced(most_train), split.test.spaced(most_test)
+        train, test = (replace(part, labels=None, classes=()) for part in (train, test))
     return ProbeData(
         name,
         train.pixels,

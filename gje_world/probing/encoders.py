@@ -68,7 +68,7 @@ class EncodersConfig:
 
 
 # What may differ when a table goes on: none of it changes a row that is there.
-CHANGEABLE = ("run_dir", "encoders", "batch_size", "device", "threads")
+CHANGEABLE = ("run_dir", "encoders", "batch_size", "device", "threads", "data.workers")
 KINDS = {"dim": int} | dict.fromkeys(
     (
         *("encoder", "path", "digest", "data", "architecture", "method", "objective", "belief"),

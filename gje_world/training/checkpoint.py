@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 import zipfile
@@ -14,11 +13,13 @@ import numpy as np
 import torch
 
 from gje_world.training.atomic import commit
+from gje_world.training.content import content_digest
 
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"step_(\d{9,})-([0-9a-f]{16})\.pt")
 _TEMPORARY = ".saving.tmp"
+DIGITS = 16  # of a checkpoint's digest
 
 
 class CheckpointError(RuntimeError):
@@ -26,7 +27,7 @@ class CheckpointError(RuntimeError):
 
 
 class CheckpointStore:
-    """The last few checkpoints of a run: `step_<env frames>-<digest>.pt` in one folder.
+    """The last few checkpoints of a run: `step_<step>-<digest>.pt` in one folder.
 
     The digest in the name is of the file's content, so that one rename commits a checkpoint and its check
     together. One process writes at a time (see `RunDirectory`); any number may read.
@@ -73,7 +74,7 @@ class CheckpointStore:
             self.folder.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
                 torch.save(storable, file)
-            path = self.folder / f"step_{step:09d}-{_digest(temporary)}.pt"
+            path = self.folder / f"step_{step:09d}-{content_digest(temporary)[:DIGITS]}.pt"
             commit(temporary, path)
         except (OSError, RuntimeError) as error:  # torch reports a short write as a RuntimeError
             temporary.unlink(missing_ok=True)
@@ -121,7 +122,7 @@ def load_checkpoint(path: Path | str, map_location: torch.device | str = "cpu") 
     if match is None:
         raise CheckpointError(f"{path} is not named like a checkpoint (step_<frames>-<digest>.pt)")
     try:
-        if _digest(path) != match[2]:
+        if content_digest(path)[:DIGITS] != match[2]:
             raise CheckpointError(f"checkpoint {path} is damaged: its content does not match its digest")
         if not zipfile.is_zipfile(path):  # torch's older formats, which no run of ours writes
             raise CheckpointError(f"checkpoint {path} is refused: it is not in torch's zip format")
@@ -145,14 +146,6 @@ def step_of(path: Path) -> int:
     match = _NAME.fullmatch(path.name)
     assert match is not None
     return int(match[1])
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:16]
 
 
 def _storable(value: Any, where: str) -> Any:

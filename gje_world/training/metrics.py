@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class MetricsLog:
-    """Appends rows `{"step": env frames, "time": seconds of run, "kind": ..., ...}`, seen by readers at once.
+    """Appends rows `{"step": env frames or updates, "time": seconds of run, "kind": ..., ...}`, seen at once.
 
     Wall-clock fields are `time` and everything under `speed/`; all else depends on the seed alone.
 
@@ -61,7 +61,7 @@ class MetricsLog:
 
         Arguments:
             kind: "train", "episode" or "eval".
-            step: env frames so far.
+            step: env frames or updates so far.
             values: numbers (also 0-d arrays and tensors), lists of numbers, and strings, by name. NaN and
                 infinities are written as null, since JSON has no word for them. Single numbers go to
                 TensorBoard too.

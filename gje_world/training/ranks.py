@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import io
-import os
-import sys
-import traceback
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +15,7 @@ from lightning_fabric import Fabric
 from gje_world.options import ConfigError
 from gje_world.training.devices import Precision, autocast_dtype, choose_device
 from gje_world.training.run_directory import RunDirectory, RunDirectoryError
+from gje_world.training.voice import hush
 
 
 def make_fabric(device: str, devices: int, nodes: int, precision: Precision) -> Fabric:
@@ -91,8 +88,4 @@ def open_run(
 def silence(fabric: Fabric) -> None:
     """Let only the first rank print, and every rank tell what it breaks on."""
     if not fabric.is_global_zero:
-        spoken = os.fdopen(os.dup(2), "w")
-        quiet = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(quiet, 1)
-        os.dup2(quiet, 2)
-        sys.excepthook = partial(traceback.print_exception, file=spoken)
+        hush()

@@ -14,8 +14,10 @@ from gje_world.options import (
     ConfigError,
     group,
     option,
+    require_above,
     require_at_least,
     require_groups,
+    require_seed,
     require_shares,
     value_of,
 )
@@ -71,11 +73,12 @@ def check(config: VideoConfig) -> None:
         ConfigError: the first option found wrong.
     """
     require_groups(config)
+    require_seed(config)
     config.engine.check()
     check_data(config.data)
     require_apart(config.data, "run_dir", run_path(config))
     least = {
-        "seed": 0, "frame_stack": 1, "decoder_width": 1, "encoder.dim": 1, "encoder.width": 1,
+        "frame_stack": 1, "decoder_width": 1, "encoder.dim": 1, "encoder.width": 1,
         "predictor.history": 2, "predictor.hidden": 1, "predictor.layers": 1, "predictor.heads": 1,
         "learning.batch_size": 2, "learning.windows_per_clip": 1, "learning.horizon": 1,
         "learning.open_loop": 0, "learning.particles": 1, "learning.warm_up": 0,
@@ -85,9 +88,7 @@ def check(config: VideoConfig) -> None:
     }  # fmt: skip
     for name, low in least.items():
         require_at_least(low, config, name)
-    for name in ("lr", "encoder_lr", "decoder_lr", "finest"):
-        if not getattr(config.learning, name) > 0:
-            raise ConfigError(f"learning.{name}={getattr(config.learning, name)} must be above 0")
+    require_above(0, config.learning, "lr", "encoder_lr", "decoder_lr", "finest", prefix="learning.")
     for name in ("settle", "within_clip"):
         if not 0 <= getattr(config.learning, name) < 1:
             value = getattr(config.learning, name)

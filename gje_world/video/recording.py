@@ -18,7 +18,7 @@ from rich.progress import track
 from gje_world.data.clip_writer import ClipWriter
 from gje_world.data.clips import ClipsError
 from gje_world.data.hdf5 import export_hdf5, require_h5py
-from gje_world.options import ConfigError, option, require_at_least
+from gje_world.options import ConfigError, option, require_at_least, require_seed
 from gje_world.training.checkpoint import CheckpointError, CheckpointStore
 from gje_world.training.run_directory import RunDirectoryError
 
@@ -44,7 +44,7 @@ class RecordConfig:
 
 def record(config: RecordConfig) -> int:
     """Record what is not yet recorded, episode by episode; the exit status."""
-    require_at_least(0, config, "seed")
+    require_seed(config)
     require_at_least(1, config, "episodes", "image_size", "action_repeat")
     require_at_least(2, config, "length")
     out = Path(config.out or f"recordings/{config.task.replace('/', '-')}")

@@ -202,14 +202,46 @@ def test_an_image_outside_the_classes_has_no_label_and_the_others_keep_theirs(ki
         source = zip_of_images(tmp_path / "a.zip")
     split = decode_all(source, 8, skip_broken=False, workers=0)
     assert split.train.labels[split.train.pixels[:, 0, 0, 0] == 99].tolist() == [-1]
-    assert values(labelled(split.train)) == {0: "cat", 1: "cat", 2: "cat", 10: "ape", 11: "ape", 12: "ape"}
+    assert values(split.train.pick(labelled(split.train))) == {
+        0: "cat",
+        1: "cat",
+        2: "cat",
+        10: "ape",
+        11: "ape",
+        12: "ape",
+    }
     assert values(split.test) == {20: "cat", 30: "ape"}
 
 
-def test_images_without_folders_have_no_labels(tmp_path):
+@pytest.mark.parametrize("folder", ["", "photos", "photos/more"])
+def test_images_in_no_folder_or_in_a_single_one_have_no_labels(tmp_path, folder):
+    (tmp_path / folder).mkdir(parents=True, exist_ok=True)
     for value in range(10):
-        (tmp_path / f"{value}.png").write_bytes(picture(value))
-    assert decode_all(folder_of_images(tmp_path), 8, skip_broken=False, workers=0).train.labels is None
+        (tmp_path / folder / f"{value}.png").write_bytes(picture(value))
+    split = decode_all(folder_of_images(tmp_path), 8, skip_broken=False, workers=0)
+    assert split.train.labels is None and split.train.classes == []
+
+
+def test_what_is_no_zip_or_holds_no_bytes_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"data\.path=.* is no zip file"):
+        zip_of_images(tmp_path)
+    pyarrow, parquet = (pytest.importorskip(name) for name in ("pyarrow", "pyarrow.parquet"))
+    image = [{"bytes": picture(1), "path": ""}]
+    for columns, words in (
+        ({"image": [[1, 2]], "label": [0]}, "column image must hold bytes, .* it holds list"),
+        ({"image": image, "label": [[0]]}, "column label must hold one value a row; it holds list"),
+    ):
+        parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+        with pytest.raises(ConfigError, match=words):
+            parquet_of_images(tmp_path / "a.parquet")
+
+
+def test_images_with_other_labels_are_told_apart(tmp_path):
+    tree(tmp_path)
+    split = decode_all(folder_of_images(tmp_path), 8, skip_broken=False, workers=0)
+    before = split.description()
+    split.train.labels = split.train.labels.flip(0)
+    assert split.description() != before
 
 
 def test_a_subset_larger_than_the_data_is_refused(tmp_path):
@@ -316,5 +348,7 @@ def test_batches_go_on_anywhere_and_ranks_share_them():
 
 def test_more_images_than_the_memory_holds_are_refused_before_any_is_decoded():
     require_memory(50_000, 32)
-    with pytest.raises(ConfigError, match=r"data\.image_size=4096 is too large: 100,000 images take 5\.0 TB"):
+    with pytest.raises(
+        ConfigError, match=r"data\.image_size=4096 is too large: 100,000 images, .*, take 10\.1 TB"
+    ):
         require_memory(100_000, 4096)

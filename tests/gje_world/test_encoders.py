@@ -12,10 +12,11 @@ import torch
 
 import gje_world
 from gje_world.networks import ENCODERS, Encoder, make_encoder
-from gje_world.networks.exported import PretrainedError, digest
+from gje_world.networks.exported import PretrainedError
 from gje_world.networks.vit import ViTEncoder, patch_size
 from gje_world.predictor import ViewPredictor
 from gje_world.pretrained import Pretrained, load_encoder, load_pretrained
+from gje_world.training.content import content_digest
 
 OWN = sorted(ENCODERS.keys() - {"timm"})
 SMALL = {
@@ -178,7 +179,7 @@ def not_safetensors(folder: Path) -> None:
     torch.save({"a": torch.zeros(1)}, file)
     text = (folder / "encoder.json").read_text()
     described = json.loads(text)["sha256"]["encoder.safetensors"]
-    (folder / "encoder.json").write_text(text.replace(described, digest(file)))
+    (folder / "encoder.json").write_text(text.replace(described, content_digest(file)))
 
 
 @pytest.mark.parametrize(

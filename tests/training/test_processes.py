@@ -14,19 +14,27 @@ from gje_world.training.devices import Precision
 SECOND = """
 import sys
 from types import SimpleNamespace
+from gje_world.command import fail
 from gje_world.training.ranks import silence
 
 silence(SimpleNamespace(is_global_zero=False))
 print("a line of the second rank")
 print("its progress", file=sys.stderr)
-raise RuntimeError("out of memory on the second rank")
 """
 
 
-def test_only_what_a_rank_breaks_on_is_heard_of_any_but_the_first():
-    ended = subprocess.run([sys.executable, "-c", SECOND], capture_output=True, text=True, check=False)
-    assert ended.returncode == 1 and ended.stdout == ""
-    assert "RuntimeError: out of memory on the second rank" in ended.stderr
+@pytest.mark.parametrize(
+    "breaks, words",
+    [
+        ('raise RuntimeError("out of memory")', "RuntimeError: out of memory\n"),
+        ('sys.exit(fail("the process 12 died"))', "error: the process 12 died\n"),
+    ],
+)
+def test_only_what_a_rank_breaks_on_is_heard_of_any_but_the_first(breaks, words):
+    command = [sys.executable, "-c", SECOND + breaks]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode > 0 and ended.stdout == ""
+    assert ended.stderr.endswith(words)
     assert "progress" not in ended.stderr
 
 
