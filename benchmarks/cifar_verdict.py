@@ -23,6 +23,7 @@ from gje_world.training.tables import Row
 
 PRIMARY = "linear"  # classifier of the accuracy and of the calibration error that targets speak of
 BELIEF_AWARE = "projection_marginalised"
+NOISE = ", within noise"
 SETS = ("noise", "textures", "digits")
 BELIEF_SCORE, FEATURE_SCORE = "joint", "mahalanobis"
 WIDTH = 1.96  # standard errors on either side
@@ -87,7 +88,7 @@ class Difference(NamedTuple):
         """Whether it is on the right side of a limit, and whether the interval says so too."""
         met = self.value >= limit if above else self.value < limit
         clear = abs(self.value - limit) > WIDTH * self.error
-        return f"{'met' if met else 'not met'}{'' if clear else ', within noise'}"
+        return f"{'met' if met else 'not met'}{'' if clear else NOISE}"
 
 
 def accuracy_difference(ours: Sequence[Run], theirs: Sequence[Run]) -> Difference:
@@ -186,14 +187,16 @@ def targets(runs: Mapping[str, Sequence[Run]], gje: Sequence[str], baselines: Se
         apart.interval(100),
         apart.told(-POINTS_BELOW / 100, above=True),
     )
-    lower = []
-    for name in baselines:
-        apart = calibration_difference(ours, runs[name])
-        lower.append(apart.value < 0)
+    lower = {name: calibration_difference(ours, runs[name]) for name in baselines}
+    each = {name: apart.told(0.0, above=False) for name, apart in lower.items()}
+    for name, apart in lower.items():
         words = f"ECE of {best} less that of {name}, linear, no temperature: below 0"
-        add(words, f"{apart.value:+.4f}", apart.interval(), apart.told(0.0, above=False))
-    told = "met" if all(lower) else "not met"
-    add(f"ECE of {best} the lowest", f"below {sum(lower)} of {len(lower)} baselines", "–", told)
+        add(words, f"{apart.value:+.4f}", apart.interval(), each[name])
+    below = sum(told.startswith("met") for told in each.values())
+    unclear = [name for name, told in each.items() if told.endswith(NOISE)]
+    told = "met" if below == len(each) else "not met"
+    told += f"{NOISE} of {', '.join(unclear)}" if unclear else ""
+    add(f"ECE of {best} the lowest", f"below {below} of {len(each)} baselines", "–", told)
     for name in baselines:
         apart = calibration_difference(ours, runs[name], BELIEF_AWARE)
         words = f"beside the target: ECE of {best} over the belief less that of {name}, linear"
@@ -210,6 +213,11 @@ def targets(runs: Mapping[str, Sequence[Run]], gje: Sequence[str], baselines: Se
     add(words, f"on {sum(higher)}", "–", told)
     slowest = max((run.row["seconds"], name) for name in (*gje, *baselines) for run in runs[name])
     told = "met" if slowest[0] <= SECONDS else "not met"
-    add(f"seconds of the slowest run, {slowest[1]}: at most {SECONDS}", f"{slowest[0]:.0f}", "–", told)
+    add(
+        f"seconds of the slowest run of these methods, {slowest[1]}: at most {SECONDS}",
+        f"{slowest[0]:.0f}",
+        "–",
+        told,
+    )
     columns = {"target": "target", "value": "value", "interval": "95 % over test images", "met": "met"}
     return __doc__.partition("\n\n")[2] + "\n" + markdown(rows, columns)

@@ -1,6 +1,7 @@
 """Images a second of SimCLR with ResNet-18, against lightly's modules, in one run.
 
-Each contender learns from the same images in memory at the same batch size, in a process of its own, in turn:
+Each contender learns from random images, drawn anew for each update, at the same batch size, in a process of
+its own, in turn:
 
 - `ours`: what `gje-pretrain method=simclr encoder=resnet18` does in an update;
 - `lightly, same views`: lightly's projection head and loss on torchvision's ResNet-18 with a stem for small

@@ -154,6 +154,11 @@ def check(config: PretrainConfig) -> Pretraining:
     require_seed(config)
     for part in (config.data, config.augment, config.optimizer, config.engine):
         part.check()
+    if config.engine.compile and config.chunk is not None:
+        raise ConfigError(
+            f"chunk={config.chunk} must be null with engine.compile=true, which cannot follow what is "
+            "encoded twice"
+        )
     if config.method.name not in METHODS:
         raise ConfigError(f"method={config.method.name} must be one of {', '.join(METHODS)}")
     ranks = config.engine.devices * config.engine.nodes
@@ -163,6 +168,11 @@ def check(config: PretrainConfig) -> Pretraining:
     encoder = build_encoder(config.encoder, config.data.channels, size)
     updates = config.engine.updates
     method = build_method(config.method, config.objective, config.belief, encoder, updates, config.chunk)
+    if config.augment.local_views and not method.takes_local_views:
+        raise ConfigError(
+            f"augment.local_views={config.augment.local_views} must be 0 with method={config.method.name}, "
+            "which looks at none"
+        )
     local = config.augment.local_size
     if config.augment.local_views and local not in (None, size) and not encoder.any_size:
         raise ConfigError(

@@ -34,6 +34,7 @@ class DINO(Method):
         common: options of every method.
     """
 
+    takes_local_views = True
     centre: Tensor
 
     def __init__(

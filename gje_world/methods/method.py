@@ -34,6 +34,7 @@ class Method(Learner):
     """
 
     views: ClassVar[int] = 2  # in the first group
+    takes_local_views: ClassVar[bool] = False  # whether it looks at a second group, of small crops
     needs_patches: ClassVar[bool] = False  # whether the encoder must be a ViT
 
     def __init__(self, encoder: Encoder, updates: int, chunk: int | None = None):

@@ -106,10 +106,39 @@ def test_every_method_runs_and_exports(name, pictures, tmp_path, monkeypatch):
     assert found.provenance["method"]["name"] == name and found.provenance["data"]["images"] == 200
 
 
+def test_without_an_argument_frames_are_rendered_learnt_from_and_told_of(tmp_path):
+    pytest.importorskip("dm_control")
+    assert run("preset=debug", "engine.device=cpu", "engine.threads=1", f"run_dir={tmp_path}") == 0
+    last = read_metrics(tmp_path / "metrics.jsonl")[-1]
+    assert last["kind"] == "eval" and math.isfinite(last["eval/state_r2"])
+    assert "probe/r2/position[0]" in last
+    assert (tmp_path / "report.html").exists() and (tmp_path / "probe/report.html").exists()
+    found = gje_world.load_encoder(tmp_path / "encoder")
+    assert (found.channels, found.image_size) == (9, 64)
+    told = gje_world.load_pretrained(tmp_path / "encoder").provenance
+    assert told["data"]["task"] == "dmc/cartpole-swingup" and told["licence"] == "rendered by this run"
+
+
 @pytest.fixture
 def no_probe_report(monkeypatch):
     """The report at the end left out, which other tests look at."""
     monkeypatch.setattr(gje_world.pretrain, "probe_report", lambda path, *rest: path)
+
+
+def test_a_compiled_method_learns_what_it_would_else(pictures, tmp_path, no_probe_report, monkeypatch):
+    compiled = partial(torch.nn.Module.compile, backend="eager")  # all of torch.compile but the code it makes
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled(module))
+    found = []
+    for word in ("false", "true"):
+        assert run(*arguments(pictures, tmp_path / word, f"engine.compile={word}")) == 0
+        found.append(
+            [
+                row["loss/total"]
+                for row in read_metrics(tmp_path / word / "metrics.jsonl")
+                if "loss/total" in row
+            ]
+        )
+    assert len(found[0]) == 2 and found[0] == pytest.approx(found[1], rel=1e-4)
 
 
 def test_it_learns_what_a_random_encoder_does_not_know(pictures, tmp_path, no_probe_report):
@@ -230,7 +259,12 @@ def test_probes_are_fitted_in_float32_whatever_the_encoder_runs_in(pictures):
         (["encoder=resnet18", "encoder.patch=4"], "no option patch"),
         (["optimizer.lr=0"], "optimizer.lr=0.0 must be above 0"),
         (["engine.devices=3", "batch_size=64"], "batch_size=64 must be a multiple of the 3 devices"),
-        (["augment=dino", "augment.local_size=32"], "augment.local_size=32 must be 64"),
+        (["method=dino", "augment=dino", "augment.local_size=32"], "augment.local_size=32 must be 64"),
+        (["method=byol", "augment=dino"], "augment.local_views=6 must be 0 with method=byol"),
+        (["engine.compile=true", "chunk=8"], "chunk=8 must be null with engine.compile=true"),
+        (["seed=99999999999999999999"], "seed=99999999999999999999 must be between 0 and"),
+        (["optimizer.lr=inf"], "optimizer.lr=inf must be above 0, and finite"),
+        (["augment.aspect=inf"], "augment.aspect=inf must be finite"),
         (["engine.updates=0"], "engine.updates=0 must be at least 1"),
         (["method=byol", "method.momentum=1.5"], "method.momentum=1.5 must be at least 0 and below 1"),
         (["method=dino", "method.momentum=1"], "method.momentum=1.0 must be at least 0 and below 1"),

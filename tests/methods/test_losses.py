@@ -9,11 +9,13 @@ import torch
 import torch.nn.functional as F
 from oracle import lightly_losses
 
+from gje_world.methods import make_method
 from gje_world.methods.barlow_twins import barlow_twins
 from gje_world.methods.byol import negative_cosine
 from gje_world.methods.dino import dino_loss
 from gje_world.methods.mae import MAE
 from gje_world.methods.masked_gje import ambiguity
+from gje_world.methods.method import rising
 from gje_world.methods.simclr import nt_xent
 from gje_world.methods.vicreg import vicreg_terms
 from gje_world.networks import make_encoder
@@ -43,6 +45,57 @@ def test_simclr(losses, temperature):
 def test_byol_and_simsiam(losses):
     a, b = pair()
     same(negative_cosine(a, b), losses.NegativeCosineSimilarity()(a, b))
+
+
+def heads(name: str):
+    """A method in training mode, and its encoder's embeddings of two unlike views."""
+    torch.manual_seed(0)
+    options = {"dim": 8} if name == "simsiam" else {"dim": 8, "projector_hidden": 16}
+    method = make_method(name, make_encoder("conv", 3, 16, 16, width=4), 10, **options)
+    views = 255 * torch.rand(2, 12, 3, 16, 16)
+    return method, views, method.encoder(views.flatten(0, 1))
+
+
+def test_byol_predicts_the_other_view_of_its_moving_average():
+    """Batch statistics run over both views together."""
+    method, views, z = heads("byol")
+    method.after_update(0)
+    predicted = F.normalize(method.predict(method.projector(z)), dim=-1)
+    target = method.target_projector(method.target_encoder(views.flatten(0, 1)))
+    target = F.normalize(target, dim=-1).detach()
+    (q_a, q_b), (v_a, v_b) = predicted.split(12), target.split(12)
+    expected = (q_a - v_b).square().sum(-1) + (q_b - v_a).square().sum(-1)  # Grill et al., 2020, eq. 2
+    same(method([views])[0], expected.mean())
+
+
+def test_simsiam_predicts_the_other_view_through_which_no_gradient_flows():
+    method, views, z = heads("simsiam")
+    v = method.projector(z)
+    (q_a, q_b), (v_a, v_b) = method.predict(v).split(12), v.detach().split(12)
+    sides = [F.cosine_similarity(q, target, dim=-1).mean() for q, target in ((q_a, v_b), (q_b, v_a))]
+    expected = -0.5 * sides[0] - 0.5 * sides[1]  # Chen and He, 2021, eq. 4
+    weights = [*method.parameters()]
+    gradient = torch.autograd.grad(expected, weights, allow_unused=True)
+    loss = method([views])[0]
+    same(loss, expected)
+    for ours, theirs in zip(torch.autograd.grad(loss, weights), gradient, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_gje_believes_in_the_other_view():
+    torch.manual_seed(0)
+    encoder = make_encoder("conv", 3, 16, 16, width=4)
+    method = make_method("gje", encoder, 10, dim=8, projector_hidden=16, hidden=16)
+    views = 255 * torch.rand(2, 12, 3, 16, 16)
+    v = method.beliefs.project(method.encode(views))
+    a, b = (method.beliefs.believe(side) for side in v)
+    predicted = method.objective.predict(a, v[1]).mean() / 2 + method.objective.predict(b, v[0]).mean() / 2
+    same(method([views])[1]["loss/prediction"], predicted.detach())
+
+
+@pytest.mark.parametrize("progress, momentum", [(0.0, 0.9), (0.5, 0.95), (1.0, 1.0)])
+def test_momentum_rises_along_half_a_cosine(progress, momentum):
+    assert rising(0.9, progress) == pytest.approx(momentum)
 
 
 def test_vicreg(losses):
