@@ -253,7 +253,7 @@ def calibrate_beliefs(model: VideoModel, world: World, recipe: Recipe, seed: int
     if recipe.belief == "squared_error":  # which has no density
         return
     z = embed_part(model, episodes(world, seed, parts(recipe)))
-    calibrate(model, [(z, no_action(z, LENGTH - 1))])
+    calibrate(model, [(z, no_action(z, z.shape[1] - 1))])
 
 
 def averaged_weights(learnt: nn.Module, updates: int) -> AveragedModel:

@@ -7,17 +7,20 @@ import torch
 from torch import Generator, nn
 
 from gje_world.beliefs import DiagonalGaussian, LowRankGaussian, make_head
+from gje_world.calibration import NOTHING
 from gje_world.data.worlds import make_world
 from gje_world.evaluation.probe import linear_probe_r2
 from gje_world.video.benchmark import PREDICTORS, UNLEARNT
 from gje_world.video.futures_models import (
     BELIEFS,
     ENCODERS,
+    LENGTH,
     Recipe,
     around,
     averaged_weights,
     descend,
     episodes,
+    learn,
     learn_beliefs,
     learn_encoder,
 )
@@ -128,3 +131,11 @@ def test_every_belief_is_learnt(belief, frames):
     learn_beliefs(model, model.embed(frames), recipe, 1, lambda: None)
     after = list(model.predictor.parameters())
     assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_a_stack_of_frames_is_learnt_from_and_calibrated(monkeypatch):
+    monkeypatch.setattr("gje_world.video.futures_models.PART", 40)
+    recipe = replace(TINY, encoder="dynamics", frame_stack=2, history=4, episodes=40)
+    model = learn(make_world("bounce", 32), recipe, seed=1)
+    assert model.calibration.told != NOTHING
+    assert model.embed(episodes(make_world("bounce", 32), 1, 0)[:3]).shape == (3, LENGTH - 1, 4)
