@@ -115,7 +115,7 @@ class Agent(nn.Module):
     ):
         super().__init__()
         self.config, self.frame_stack, self.device, self.autocast = config, frame_stack, device, autocast
-        self.discount = discount
+        self.action_dim, self.discount = action_dim, discount
         self.objective = make_objective(dim=world.dim, **objective)
         options = dict(belief)
         self.world = WorldModel(

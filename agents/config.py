@@ -139,6 +139,9 @@ def check(config: TrainConfig) -> None:
         "a multiple of 16, which the encoder halves four times",
     )
     _require(config.encoder != "", "encoder", "", "a folder, or null")
+    mode = config.encoder_mode
+    if config.encoder is None and mode is not EncoderMode.finetune:
+        raise ConfigError(f"encoder_mode={mode.value} needs encoder=…, the folder of a pretrained one")
     _require(0 <= agent.unshifted <= 1, "agent.unshifted", agent.unshifted, "between 0 and 1")
     _require(agent.bins >= 2, "agent.bins", agent.bins, "at least 2")
     _require(agent.shift < size, "agent.shift", agent.shift, f"below env.image_size={size}")

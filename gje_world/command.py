@@ -66,6 +66,8 @@ def run_command(
     for argument in arguments:
         if argument.startswith("-") and argument.partition("=")[0] not in FLAGS:
             return fail(f"unknown flag {argument}; options are written name=value, --help lists them")
+        if not argument.startswith("-") and "=" not in argument:
+            return fail(f"{argument}: options are written name=value; --help lists them, and any subcommands")
         if argument.startswith(("+", "~")):
             return fail(f"{argument}: nothing can be added or removed; options are written name=value")
     if message := unknown_choice(name, schema(), arguments):

@@ -188,6 +188,8 @@ def folder_of_images(path: Path) -> Encoded:
     Raises:
         ConfigError: there are none.
     """
+    if path.is_file():
+        raise ConfigError(f"data.path={path} is a file, no folder: data=zip or data=parquet may read it")
     found = {PurePosixPath(file.relative_to(path).as_posix()): file for file in sorted(path.rglob("*"))}
     inner = [name for name, file in found.items() if is_image(name) and file.is_file()]
     files = [found[name] for name in inner]
@@ -200,10 +202,12 @@ def zip_of_images(path: Path) -> Encoded:
     Raises:
         ConfigError: it is no zip, or holds none.
     """
+    if path.is_dir():
+        raise ConfigError(f"data.path={path} is a folder, no zip: data=folder reads it")
     try:
         with zipfile.ZipFile(path) as opened:
             members = sorted(name for name in opened.namelist() if is_image(PurePosixPath(name)))
-    except (zipfile.BadZipFile, OSError) as error:
+    except zipfile.BadZipFile as error:
         raise ConfigError(f"data.path={path} is no zip file, or a damaged one") from error
     inner = [PurePosixPath(name) for name in members]
     return arranged(path, inner, ReadZip(path, members), [f"{path}:{name}" for name in members])

@@ -73,6 +73,9 @@ def decode_films(folder: Path, cache: Path, image_size: int) -> Clips:
     with ClipWriter(cache, (3, image_size, image_size)) as clips:
         done, known = Counter(clips.sources), clips.finished | clips.skipped.keys()
         todo = [version for version in versions if version not in known]
+        for version in versions:
+            if version in clips.skipped:
+                logger.warning("%s, as before: %s", folder / versions[version], clips.skipped[version])
         hidden = not console.is_terminal
         for version in track(todo, "decoding", console=console, disable=hidden, transient=True):
             _decode(clips, folder / versions[version], version, done[version], image_size)
@@ -92,7 +95,7 @@ def _decode(clips: ClipWriter, film: Path, version: str, done: int, image_size: 
             if index >= done:
                 clips.append(episode, source=version)
     except FilmError as error:
-        reason = f"cut short after {frames:,} frames: {error}" if frames else str(error)
+        reason = f"cut short after frame {frames:,}: {error}" if frames else str(error)
         logger.warning("%s is %s%s", film, "" if frames else "skipped: ", reason)
         clips.skip(version, reason)
     else:

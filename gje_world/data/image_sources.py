@@ -58,6 +58,11 @@ class DataConfig:
         require_at_least(1, self, "image_size", "every", "frame_stack", "subset", prefix="data.")
         require_at_least(10, self, "frames", prefix="data.")
         if self.name == "frames":
+            if self.path is not None:
+                others = ", ".join(name for name in SOURCES if name != "frames")
+                raise ConfigError(
+                    f"data.path={self.path} is not read by data=frames; give data={others} beside it"
+                )
             return
         if self.path is None:
             raise ConfigError(f"data={self.name} needs data.path=…")

@@ -45,6 +45,10 @@ def check_data(data: DataConfig) -> None:
     if not 0 < data.held_out < 1:
         raise ConfigError(f"data.held_out={data.held_out} must be between 0 and 1")
     if data.source == "world":
+        if data.path is not None:
+            raise ConfigError(
+                f"data.path={data.path} is not read by data=world; give data=films, hdf5 or clips beside it"
+            )
         try:
             make_world(data.world, data.image_size)
         except ValueError as error:

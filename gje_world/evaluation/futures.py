@@ -126,7 +126,7 @@ def score(world: World, predictor: Predictor, question: Question | None = None) 
         question: of `ask(world)`, where it is at hand; the same for all predictors of a world.
 
     Raises:
-        ValueError: what the predictor embeds or samples has not the shape that it should.
+        ValueError: what the predictor embeds or samples is not what it should be (`require_shapes`).
     """
     question = question or ask(world)
     require_shapes(predictor, question)
@@ -144,24 +144,31 @@ def score(world: World, predictor: Predictor, question: Question | None = None) 
 
 
 def require_shapes(predictor: Predictor, question: Question) -> None:
-    """Refuses a predictor whose embeddings or samples have not the shape that they should.
+    """Refuses a predictor whose embeddings or samples are no tensors of the shape that they should have, or
+    not finite.
 
     Raises:
-        ValueError: naming the function, the shape it gave and the one it should.
+        ValueError: naming the function, what it gave and what it should.
     """
     frames, rows = question.frames[:2], min(2, len(question.frames))
     most = frames.shape[1]
     with torch.random.fork_rng(devices=[]):
         z = predictor.embed(frames)
         drawn = predictor.sample(frames[:, :CONTEXT], HORIZON, 3)
+    for name, found in (("embed", z), ("sample", drawn)):
+        if not isinstance(found, Tensor):
+            raise ValueError(f"{name} must give a torch tensor; it gave {type(found).__name__}")
     if z.ndim != 3 or len(z) != rows or not HORIZON <= z.shape[1] <= most:
         raise ValueError(
             f"embed must give [B, T', D], T' from {HORIZON} to T, of frames [B, T, C, H, W]; of "
             f"{list(frames.shape)} it gave {list(z.shape)}"
         )
     right = [3, HORIZON, rows, z.shape[2]]
-    if (found := list(drawn.shape)) != right:
-        raise ValueError(f"sample must give [count, horizon, B, D], here {right}; it gave {found}")
+    if (shape := list(drawn.shape)) != right:
+        raise ValueError(f"sample must give [count, horizon, B, D], here {right}; it gave {shape}")
+    for name, found in (("embed", z), ("sample", drawn)):
+        if not found.isfinite().all():
+            raise ValueError(f"{name} must give finite numbers; it gave NaN or infinities")
 
 
 @torch.no_grad()

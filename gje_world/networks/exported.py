@@ -65,7 +65,8 @@ def read_description(path: Path | str) -> dict[str, Any]:
             content = json.loads(opened.read(LARGEST_JSON))
     except FileNotFoundError as error:
         raise PretrainedError(
-            f"{path} holds no {DESCRIPTION}; give the folder that encoder.save wrote"
+            f"{path} holds no {DESCRIPTION}; give the folder that encoder.save wrote, or of a run its "
+            "folder encoder/ (gje-pretrain) or model/ (gje-video)"
         ) from error
     except OSError as error:
         raise PretrainedError(f"{file} cannot be read: {error.strerror or error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,16 @@ def make_fabric(device: str, devices: int, nodes: int, precision: Precision) -> 
         raise ConfigError(f"engine.devices={devices} must be at most the {there} GPUs there are")
     if chosen.index is not None and device != "auto" and devices > 1:
         raise ConfigError(f"engine.devices={devices} must be 1 with engine.device={device}")
+    started = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1)))
+    if nodes > 1 and started == 1:
+        raise ConfigError(
+            f"engine.nodes={nodes} needs its processes to be started on each node, by torchrun or srun"
+        )
+    if started > 1 and started != devices * nodes and "LOCAL_WORLD_SIZE" in os.environ:
+        raise ConfigError(
+            f"engine.devices={devices} with engine.nodes={nodes} must be the {started} processes that "
+            "torchrun started"
+        )
     one_of_several = chosen.type == "cuda" and devices == 1 and chosen.index is not None
     half = autocast_dtype(chosen, precision.value) == torch.bfloat16
     return Fabric(

@@ -47,6 +47,8 @@ def fill_table(
         for values in wanted:
             if values not in done:
                 progress.reset(steps, description=", ".join(map(str, values)))
+                if not console.is_terminal:
+                    console.print(f"{', '.join(map(str, values))} …", highlight=False)
                 made = make(*values, partial(progress.advance, steps))
                 rows = [row for row in rows if tuple(row[name] for name in key) != values] + [made]
                 write_rows(table, rows)

@@ -26,6 +26,7 @@ from gje_world.evaluation.futures import (
     Question,
     Scores,
     ask,
+    require_shapes,
     score,
     score_oracle,
 )
@@ -154,10 +155,13 @@ def benchmark(config: BenchmarkConfig) -> int:
         (world, predictor, seed)
         for world in worlds
         for seed in range(1, config.seeds + 1)
-        for predictor in predictors
+        for predictor in sorted(
+            predictors, key=lambda name: ":" not in name
+        )  # one's own first, and its errors
         if predictor not in UNLEARNT or seed == 1
     ]
-    sources = {"recipe": asdict(Recipe()) | {"episodes_simulated": Simulated.episodes, "beliefs": BELIEFS}}
+    recipe = {name: value for name, value in asdict(Recipe()).items() if not hasattr(config, name)}
+    sources = {"recipe": recipe | {"beliefs": BELIEFS}}  # the rest stands in the configuration
     with RunDirectory.open(
         config.run_dir, plain_value(config), changeable=CHANGEABLE, sources=sources
     ) as run:
@@ -218,6 +222,10 @@ class Bench:
             scores = score_oracle(world, question)
         else:
             made, seconds = self.predictor(name, world, predictor, seed, advance)
+            try:
+                require_shapes(made, question)
+            except ValueError as error:
+                raise ConfigError(f"predictors=[{predictor}]: {error}") from error
             torch.manual_seed(seed)  # of its draws, whatever was made or drawn before in this process
             scores = score(world, made, question)
         key = dict(zip(KEY, (name, predictor, seed), strict=True))

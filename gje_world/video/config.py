@@ -171,8 +171,9 @@ def split_clips(config: VideoConfig, clips: Clips) -> tuple[Clips, Clips]:
         frames = (before + value_of(config, name) - 1) * stride + 1
         if (longest := int(part.lengths.max(initial=0))) < frames:
             raise ConfigError(
-                f"{name}={value_of(config, name)} needs clips of {frames} frames (frame_stack, "
-                f"predictor.history and data.stride counted); {which} has {longest}"
+                f"{name}={value_of(config, name)} needs clips of {frames} frames, with "
+                f"frame_stack={config.frame_stack}, predictor.history={config.predictor.history} and "
+                f"data.stride={stride}; {which} has {longest}"
             )
         return frames
 
@@ -180,4 +181,5 @@ def split_clips(config: VideoConfig, clips: Clips) -> tuple[Clips, Clips]:
     require(clips, "the longest", *both)
     seen, held_out = clips.of_length(require(clips, "the longest", both[0])).split(config.data.held_out)
     require(seen, "the longest that is learnt from", *both)
-    return seen, held_out.of_length(require(held_out, "the longest that is held out", both[1]))
+    which = f"the longest that is held out (data.held_out={config.data.held_out})"
+    return seen, held_out.of_length(require(held_out, which, both[1]))

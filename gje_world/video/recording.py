@@ -36,7 +36,9 @@ class RecordConfig:
     policy: str = option("random", "random, or the run directory of a trained agent, which explores")
     episodes: int = option(100, "recorded in all")
     length: int | None = option(None, "most frames of an episode; null: all of it")
-    out: str | None = option(None, "folder of the clips, or a file .h5 beside them; null: recordings/<task>")
+    out: str | None = option(
+        None, "folder of the clips, or a file .h5 beside such a folder; null: recordings/<task>"
+    )
     image_size: int = option(64, "height and width in pixels; with an agent, its own")
     action_repeat: int | None = option(None, "env frames an action is held; null: the task's, or the agent's")
     seed: int = option(1, "of episodes and actions")
@@ -48,12 +50,15 @@ def record(config: RecordConfig) -> int:
     require_at_least(1, config, "episodes", "image_size", "action_repeat")
     require_at_least(2, config, "length")
     out = Path(config.out or f"recordings/{config.task.replace('/', '-')}")
-    if out.suffix == ".h5":
+    as_hdf5 = out.suffix in (".h5", ".hdf5")
+    if as_hdf5:
         require_h5py()
+    elif out.exists() and not out.is_dir():
+        raise ConfigError(f"out={out} is a file; it must be a folder, or end in .h5 or .hdf5")
     env, begin, policy = environment_and_policy(config)
     size = env.observation_space.shape
     assert size is not None and env.action_space.shape is not None
-    folder = out.with_suffix("") if out.suffix == ".h5" else out
+    folder = out.with_suffix("") if as_hdf5 else out
     form = (CHANNELS, size[1], size[2]), env.action_space.shape[0], env.get_wrapper_attr("state_names")
     try:
         with ClipWriter(folder, *form) as clips:
@@ -63,12 +68,16 @@ def record(config: RecordConfig) -> int:
                 raise ClipsError(
                     f"out={out} holds clips of {clips.sources[0]}, not of {source}; choose another out"
                 )
+            if clips.episodes > config.episodes:
+                raise ClipsError(
+                    f"out={out} holds {clips.episodes} episodes already, more than episodes={config.episodes}"
+                )
             console = Console(stderr=True)
             todo = range(clips.episodes, config.episodes)
             for episode in track(todo, "episodes", console=console, disable=not console.is_terminal):
                 seed = config.seed * EPISODE_SEEDS + episode
                 clips.append(*play(env, begin(seed), seed, config.length), source=source)
-            if out.suffix == ".h5":
+            if as_hdf5:
                 export_hdf5(clips, out)
     finally:
         env.close()
@@ -128,6 +137,12 @@ def environment_and_policy(config: RecordConfig) -> tuple[gymnasium.Env, Callabl
         raise ConfigError(f"task={config.task}: {error}") from error
     space = env.action_space
     assert isinstance(space, gymnasium.spaces.Box)
+    if agent is not None and agent.action_dim != space.shape[0]:
+        env.close()
+        raise ConfigError(
+            f"policy={config.policy} acts in {agent.action_dim} dimensions, of {trained.task}; task="
+            f"{config.task} has {space.shape[0]}"
+        )
 
     def begin(seed: int) -> Policy:
         if agent is None:

@@ -168,10 +168,12 @@ def learn(
         report=lambda running: write_video_report(run.path, running=running),
         samples=(share * ranks, "clips"),
     )
+    warning = "warning: too few clips are held out to calibrate beliefs on some of them\n"
     engine.announce(
         f"{len(seen):,} frames learnt from; clips: {seen.episodes} learnt from, {measured.episodes} measured "
         f"on, {0 if kept is None else kept.episodes} that beliefs are calibrated on\n"
-        f"device={fabric.device} precision={fabric.strategy.precision.precision}"
+        + (warning if config.evaluation.kept and kept is None else "")
+        + f"device={fabric.device} precision={fabric.strategy.precision.precision}"
     )
     finished = engine.train(stop)
     if finished and fabric.is_global_zero:

@@ -163,10 +163,12 @@ def test_of_a_film_that_is_damaged_late_what_comes_before_is_kept(tmp_path, capl
     assert [int(clips.window(1, at, 1).frames[0, 0, 0, 8, 8]) for at in range(3)] == steps(9)[
         4:7, 0, 0, 0
     ].tolist()
-    assert clips.skipped["walk"].startswith("cut short after 7 frames: 7.png: it cannot be decoded")
-    assert "walk is cut short after 7 frames" in caplog.text
+    assert clips.skipped["walk"].startswith("cut short after frame 7: 7.png: it cannot be decoded")
+    assert "walk is cut short after frame 7" in caplog.text
     assert decoded == ["walk"]
+    caplog.clear()
     assert decode_films(folder.parent, tmp_path / "cache", 16).lengths.tolist() == [4, 3]
+    assert "walk, as before: cut short after frame 7" in caplog.text
     assert decoded == ["walk"]
 
 
@@ -201,7 +203,7 @@ def test_images_of_mixed_sizes_are_told_by_name_and_those_before_kept(tmp_path, 
     write_image(folder / "3.png", steps(1, 32, 32)[0])
     clips = decode_films(tmp_path / "films", tmp_path / "cache", 16)
     assert len(clips) == 3
-    assert "odd is cut short after 3 frames: 3.png: frames of mixed sizes, 64x48 and 32x32" in caplog.text
+    assert "odd is cut short after frame 3: 3.png: frames of mixed sizes, 64x48 and 32x32" in caplog.text
 
 
 def test_a_missing_codec_is_told(tmp_path, monkeypatch):

@@ -223,7 +223,7 @@ def test_images_in_no_folder_or_in_a_single_one_have_no_labels(tmp_path, folder)
 
 
 def test_what_is_no_zip_or_holds_no_bytes_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"data\.path=.* is no zip file"):
+    with pytest.raises(ConfigError, match=r"data\.path=.* is a folder, no zip: data=folder"):
         zip_of_images(tmp_path)
     pyarrow, parquet = (pytest.importorskip(name) for name in ("pyarrow", "pyarrow.parquet"))
     image = [{"bytes": picture(1), "path": ""}]

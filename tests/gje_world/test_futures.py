@@ -230,6 +230,8 @@ def test_a_predictor_of_two_functions_is_scored_through_its_own_embedding(juncti
             lambda context, horizon, count: torch.zeros(horizon, count, len(context), 4),
             r"sample must give \[count, horizon, B, D\], here \[3, 5, 2, 4\]; it gave \[5, 3, 2, 4\]",
         ),
+        (lambda frames: np.zeros((len(frames), 5, 4)), None, "embed must give a torch tensor; .* ndarray"),
+        (lambda frames: torch.full((len(frames), 5, 4), torch.nan), None, "embed must give finite numbers"),
     ],
 )
 def test_a_predictor_of_other_shapes_is_refused_before_any_probe_is_fitted(junction, embed, sample, words):

@@ -253,6 +253,7 @@ def test_probes_are_fitted_in_float32_whatever_the_encoder_runs_in(pictures):
             "belief=power_spherical is over directions alone; embeddings of a world or of patches need",
         ),
         (["data=zip"], "data=zip needs data.path"),
+        (["data.path=images.zip"], "data.path=images.zip is not read by data=frames; give data=folder, zip"),
         (["data=folder", "data.path=/nowhere"], "data.path=/nowhere does not exist"),
         (["data=cifar10", "data.path=/", "data.image_size=64"], "data.image_size=64 must be 32"),
         (["encoder.dim=0"], "encoder.dim=0 must be at least 1"),

@@ -510,6 +510,8 @@ def refused(capsys, *arguments: str) -> str:
     [
         ("predictor=lstm", ["predictor=lstm", "mlp", "transformer"]),
         ("data=films", ["data.path must be given"]),
+        ("data.path=films", ["data.path=films is not read by data=world", "data=films"]),
+        ("films", ["films: options are written name=value", "subcommands"]),
         ("data.world=jungle", ["data.world=jungle", "junction_2"]),
         ("belief=point", ["belief=point", "density"]),
         ("learning.horizon=1", ["learning.open_loop=0.5", "learning.horizon=2", "got 1"]),
@@ -608,7 +610,7 @@ def test_it_is_told_which_part_of_the_clips_is_too_short(tmp_path):
             made.append(np.zeros((length, 3, 16, 16), np.uint8))
     config = VideoConfig(evaluation=VideoEvaluationConfig(horizon=20))
     with pytest.raises(
-        ConfigError, match=r"evaluation\.horizon=20 needs .* that is (held out|learnt from) has 12"
+        ConfigError, match=r"evaluation\.horizon=20 needs .* that is (held out .*|learnt from) has 12"
     ):
         split_clips(config, made)
 
@@ -671,6 +673,11 @@ def test_recordings_go_on_where_they_stopped_and_hold_actions_and_states(tmp_pat
         json.loads((tmp_path / "whole/index.json").read_text())["sources"]
         == ["dmc/cartpole-swingup random seed 1 action_repeat 100 length all"] * 2
     )
+    with pytest.raises(ClipsError, match=r"out=.* holds 2 episodes already, more than episodes=1"):
+        record(dataclasses.replace(config, episodes=1))
+    (tmp_path / "a.txt").write_text("notes")
+    with pytest.raises(ConfigError, match=r"out=.*a\.txt is a file; it must be a folder, or end in \.h5"):
+        record(dataclasses.replace(config, out=str(tmp_path / "a.txt")))
     for option, value in (("length", 5), ("action_repeat", 50)):
         with pytest.raises(ClipsError, match=rf"holds clips of .*, not of .* {option} {value}"):
             record(dataclasses.replace(config, episodes=3, **{option: value}))

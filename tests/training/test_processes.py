@@ -58,3 +58,20 @@ def test_devices_that_cannot_be_had_are_named(monkeypatch, device, devices, mess
         monkeypatch.setattr(ranks, "choose_device", torch.device)
     with pytest.raises(ConfigError, match=message):
         ranks.make_fabric(device, devices, 1, Precision.float32)
+
+
+@pytest.mark.parametrize(
+    "started, devices, nodes, message",
+    [
+        (2, 1, 1, "engine.devices=1 with engine.nodes=1 must be the 2 processes that torchrun started"),
+        (2, 4, 1, "engine.devices=4 with engine.nodes=1 must be the 2 processes that torchrun started"),
+        (None, 1, 2, "engine.nodes=2 needs its processes to be started on each node"),
+    ],
+)
+def test_processes_that_are_not_as_many_as_asked_are_told(monkeypatch, started, devices, nodes, message):
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+        if started:
+            monkeypatch.setenv(name, str(started))
+    with pytest.raises(ConfigError, match=message):
+        ranks.make_fabric("cpu", devices, nodes, Precision.float32)
