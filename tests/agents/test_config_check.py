@@ -8,6 +8,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
+from agents.agent import EncoderMode
 from agents.config import (
     ConfigError,
     ObjectiveConfig,
@@ -322,3 +323,8 @@ def test_debug_runs_of_other_words_stand_in_other_directories():
 def test_a_word_where_a_group_must_stand_is_told_how_it_is_written():
     message = refusal(TrainConfig(belief="low_rank"))
     assert message.startswith("belief='low_rank' must be") and "BeliefConfig(name='low_rank')" in message
+
+
+@pytest.mark.parametrize("mode", [EncoderMode.frozen, EncoderMode.init])
+def test_a_mode_of_an_encoder_that_is_not_given_is_refused(mode):
+    assert refusal(TrainConfig(encoder_mode=mode)).startswith(f"encoder_mode={mode.value} needs encoder=")
