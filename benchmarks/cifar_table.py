@@ -51,7 +51,7 @@ from gje_world.probing.encoders import read_arrays, save_arrays
 from gje_world.training.atomic import replacing
 from gje_world.training.devices import keep_freed_memory, set_threads
 from gje_world.training.metrics import read_metrics
-from gje_world.training.origin import origin, origin_of
+from gje_world.training.origin import origin_measuring
 from gje_world.training.tables import Row, read_rows, write_rows
 
 # words of gje-pretrain; what is not said is the same for all
@@ -233,8 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 pretrain(name, seed, run, asked)
                 found = measure(run, split, asked)
                 save_arrays(predictions, found.predictions)
-                made_by = {name: origin_of(run)[name] for name in ("commit", "machine")}
-                done = [dict(zip(KEY, key, strict=True)) | found.row | origin() | made_by]
+                done = [dict(zip(KEY, key, strict=True)) | found.row | origin_measuring(run)]
                 rows += done
                 if asked.csv is not None:
                     write_rows(asked.csv, rows)

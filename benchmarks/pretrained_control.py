@@ -31,7 +31,7 @@ from envs import action_repeat_for
 from gje_world.networks import make_encoder
 from gje_world.pretrained import load_encoder
 from gje_world.training.metrics import read_metrics
-from gje_world.training.origin import origin, origin_of
+from gje_world.training.origin import origin_measuring
 from gje_world.training.tables import Row, write_rows
 from gje_world.world_model import WorldModelConfig
 
@@ -163,7 +163,6 @@ def table(
     reference = statistics.mean(final_return(evaluated[SCRATCH, "", seed]) for seed in options.seeds)
     rows: list[Row] = []
     for (arm, mode, seed), values in evaluated.items():
-        made_by = origin_of(found[arm, mode, seed])
         took = before if arm == PRETRAINED else 0
         final = final_return(values)
         to_own, to_scratch = (frames_to(SHARE * level, values) for level in (final, reference))
@@ -183,9 +182,7 @@ def table(
                 "frames_to_80_scratch_with_pretraining": with_pretraining(to_scratch, took),
                 "evaluation_every": options.every,
                 "returns": " ".join(f"{value:.0f}" for _, value in values),  # of each evaluation
-                **origin(),
-                "commit": made_by["commit"],
-                "machine": made_by["machine"],
+                **origin_measuring(found[arm, mode, seed]),
             }
         )
     return rows

@@ -43,6 +43,12 @@ def value_of(config: Any, name: str) -> Any:
     return functools.reduce(getattr, name.split("."), config)
 
 
+def values_given(config: Any, names: Sequence[str]) -> list[tuple[str, Any]]:
+    """Names and values of the dotted options among `names` that are not null."""
+    values = ((name, value_of(config, name)) for name in names)
+    return [(name, value) for name, value in values if value is not None]
+
+
 def require_groups(config: Any) -> None:
     """Refuses groups of a configuration that are not of their dataclass, as where Python gives a word.
 
@@ -64,9 +70,8 @@ def require_at_least(low: float, config: Any, *names: str, prefix: str = "") -> 
     Raises:
         ConfigError: the first one found, its name after `prefix`.
     """
-    for name in names:
-        value = value_of(config, name)
-        if value is not None and not value >= low:  # NaN is below all
+    for name, value in values_given(config, names):
+        if not value >= low:  # NaN is below all
             raise ConfigError(f"{prefix}{name}={value} must be at least {low}")
         if value == math.inf:
             raise ConfigError(f"{prefix}{name}={value} must be finite")
@@ -78,9 +83,8 @@ def require_above(low: float, config: Any, *names: str, prefix: str = "") -> Non
     Raises:
         ConfigError: the first one found, its name after `prefix`.
     """
-    for name in names:
-        value = value_of(config, name)
-        if value is not None and not low < value < math.inf:
+    for name, value in values_given(config, names):
+        if not low < value < math.inf:
             raise ConfigError(f"{prefix}{name}={value} must be above {low}, and finite")
 
 

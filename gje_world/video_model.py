@@ -246,9 +246,9 @@ class VideoModel(nn.Module):
         """
         if method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
-        require_actions(z, action)
         if method == "particles":
             return self._roll(z, action, particles, lambda belief, shape: belief.rsample(shape))[0]
+        require_actions(z, action)
         if z.shape[1] < self.history:
             raise ValueError(
                 f"moments need a history of at least {self.history} embeddings, got {z.shape[1]}"

@@ -97,7 +97,8 @@ class Decoded(Dataset):
 
 
 def require_memory(count: int, size: int) -> None:
-    """Refuses more images than the machine's memory holds, before any is decoded.
+    """Refuses more images than the machine's memory holds twice, before any is decoded: all, and the parts
+    that they are picked into.
 
     Raises:
         ConfigError: naming both.
@@ -319,9 +320,11 @@ def parquet_of_images(path: Path) -> Encoded:
             f"{type(wrong[0]).__name__}"
         )
     values = sorted({each for each in found if not unlabelled(each)})
+    if len(values) < 2:  # a single one tells nothing apart
+        values = []
     classes = [str(value) for value in values]
     place = {value: index for index, value in enumerate(values)}
-    labels = [place.get(each, -1) for each in found] if len(values) > 1 else None
+    labels = [place.get(each, -1) for each in found] if values else None
     held_out = None
     words = [part_words(file.relative_to(path)) if path.is_dir() else set() for file in files]
     if any(said & set(TRAIN) for said in words) and any(said & set(TEST) for said in words):
@@ -329,7 +332,6 @@ def parquet_of_images(path: Path) -> Encoded:
             bool(said & set(TEST)) for said, part in zip(words, tables, strict=True) for _ in range(len(part))
         ]
     names = [f"{path}: row {row}" for row in range(len(cells))]
-    classes = classes if labels else []
     return Encoded(ReadCells([cell or b"" for cell in cells]), names, labels, classes, held_out)
 
 

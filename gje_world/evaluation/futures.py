@@ -37,6 +37,10 @@ MODE_SCORES = ("recall", "precision", "total_variation", "nll_gap")
 SHOWN = 3  # contexts whose draws are kept, to be looked at
 
 
+class PredictorError(ValueError):
+    """A predictor does not answer as it should; the message says which of its functions, and what it gave."""
+
+
 class Predictor(Protocol):
     """What the benchmark asks of a predictor. Any class with these two functions will do."""
 
@@ -126,10 +130,10 @@ def score(world: World, predictor: Predictor, question: Question | None = None) 
         question: of `ask(world)`, where it is at hand; the same for all predictors of a world.
 
     Raises:
-        ValueError: what the predictor embeds or samples is not what it should be (`require_shapes`).
+        PredictorError: what the predictor embeds or samples is not what it should be.
     """
     question = question or ask(world)
-    require_shapes(predictor, question)
+    require_answers(predictor, question)
     reading = fit_probe(world, predictor)
 
     def draw(part: slice, count: int) -> Tensor:
@@ -143,12 +147,12 @@ def score(world: World, predictor: Predictor, question: Question | None = None) 
     return replace(found, row=found.row | {"probe_r2": reading.r2})
 
 
-def require_shapes(predictor: Predictor, question: Question) -> None:
+def require_answers(predictor: Predictor, question: Question) -> None:
     """Refuses a predictor whose embeddings or samples are no tensors of the shape that they should have, or
     not finite.
 
     Raises:
-        ValueError: naming the function, what it gave and what it should.
+        PredictorError: naming the function, what it gave and what it should.
     """
     frames, rows = question.frames[:2], min(2, len(question.frames))
     most = frames.shape[1]
@@ -157,18 +161,18 @@ def require_shapes(predictor: Predictor, question: Question) -> None:
         drawn = predictor.sample(frames[:, :CONTEXT], HORIZON, 3)
     for name, found in (("embed", z), ("sample", drawn)):
         if not isinstance(found, Tensor):
-            raise ValueError(f"{name} must give a torch tensor; it gave {type(found).__name__}")
+            raise PredictorError(f"{name} must give a torch tensor; it gave {type(found).__name__}")
     if z.ndim != 3 or len(z) != rows or not HORIZON <= z.shape[1] <= most:
-        raise ValueError(
+        raise PredictorError(
             f"embed must give [B, T', D], T' from {HORIZON} to T, of frames [B, T, C, H, W]; of "
             f"{list(frames.shape)} it gave {list(z.shape)}"
         )
     right = [3, HORIZON, rows, z.shape[2]]
     if (shape := list(drawn.shape)) != right:
-        raise ValueError(f"sample must give [count, horizon, B, D], here {right}; it gave {shape}")
+        raise PredictorError(f"sample must give [count, horizon, B, D], here {right}; it gave {shape}")
     for name, found in (("embed", z), ("sample", drawn)):
         if not found.isfinite().all():
-            raise ValueError(f"{name} must give finite numbers; it gave NaN or infinities")
+            raise PredictorError(f"{name} must give finite numbers; it gave NaN or infinities")
 
 
 @torch.no_grad()

@@ -62,9 +62,8 @@ class ParticleGMJE(Coupled):
     def log_kernel(self, z_context: Tensor, points: Tensor) -> Tensor:
         """Log-densities, but for a constant, of `z_context [..., B, D]` around `points [..., M, D]`:
         `[..., B, M]`."""
-        centre = (
-            points.detach().flatten(0, -2).mean(0)
-        )  # distances are found from products, which lose digits far from 0
+        # distances are found from products, which lose digits far from 0
+        centre = points.detach().flatten(0, -2).mean(0)
         z_context, points = z_context - centre, points - centre
         squares = z_context.square().sum(-1, keepdim=True) + points.square().sum(-1).unsqueeze(-2)
         return (z_context @ points.mT - 0.5 * squares) / self.bandwidth**2

@@ -26,6 +26,12 @@ def origin_of(run: Path) -> dict[str, str]:
     return json.loads((run / "origin.json").read_text(encoding="utf-8"))
 
 
+def origin_measuring(run: Path) -> dict[str, str]:
+    """The origin of what this process measures of a run: its command, with the run's commit and machine."""
+    made_by = origin_of(run)
+    return origin() | {name: made_by[name] for name in ("commit", "machine")}
+
+
 def _commit() -> str:
     """The checked-out commit, "-dirty" where files differ from it, "unknown" outside a checkout."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]

@@ -38,6 +38,23 @@ def make_fabric(device: str, devices: int, nodes: int, precision: Precision) -> 
         raise ConfigError(f"engine.devices={devices} must be at most the {there} GPUs there are")
     if chosen.index is not None and device != "auto" and devices > 1:
         raise ConfigError(f"engine.devices={devices} must be 1 with engine.device={device}")
+    require_processes(devices, nodes)
+    one_of_several = chosen.type == "cuda" and devices == 1 and chosen.index is not None
+    half = autocast_dtype(chosen, precision.value) == torch.bfloat16
+    return Fabric(
+        accelerator=chosen.type,
+        devices=[chosen.index] if one_of_several else devices,
+        num_nodes=nodes,
+        precision="bf16-mixed" if half else "32-true",
+    )
+
+
+def require_processes(devices: int, nodes: int) -> None:
+    """Refuses several nodes whose processes nobody has started, and others than those torchrun has.
+
+    Raises:
+        ConfigError: naming both.
+    """
     started = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1)))
     if nodes > 1 and started == 1:
         raise ConfigError(
@@ -48,14 +65,6 @@ def make_fabric(device: str, devices: int, nodes: int, precision: Precision) -> 
             f"engine.devices={devices} with engine.nodes={nodes} must be the {started} processes that "
             "torchrun started"
         )
-    one_of_several = chosen.type == "cuda" and devices == 1 and chosen.index is not None
-    half = autocast_dtype(chosen, precision.value) == torch.bfloat16
-    return Fabric(
-        accelerator=chosen.type,
-        devices=[chosen.index] if one_of_several else devices,
-        num_nodes=nodes,
-        precision="bf16-mixed" if half else "32-true",
-    )
 
 
 def from_all_ranks(value: Any) -> list[Any]:

@@ -37,8 +37,11 @@ def fill_table(
     """
     rows = read_rows(table, kinds)
     wanted = list(dict.fromkeys(wanted))
-    there = {values: row for row in rows if (values := tuple(row[name] for name in key)) in wanted}
-    done = {values for values, row in there.items() if holds(row)}
+
+    def values_of(row: Row) -> tuple[Any, ...]:
+        return tuple(row[name] for name in key)
+
+    done = {values_of(row) for row in rows if values_of(row) in wanted and holds(row)}
     console = Console(stderr=True)
     look = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*look, console=console, disable=not console.is_terminal) as progress:
@@ -50,7 +53,7 @@ def fill_table(
                 if not console.is_terminal:
                     console.print(f"{', '.join(map(str, values))} …", highlight=False)
                 made = make(*values, partial(progress.advance, steps))
-                rows = [row for row in rows if tuple(row[name] for name in key) != values] + [made]
+                rows = [row for row in rows if values_of(row) != values] + [made]
                 write_rows(table, rows)
                 console.print(told(made), highlight=False, soft_wrap=True)
             progress.advance(suite)

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gje_world.data.file_state import digest
 from gje_world.data.simulated import Simulated
 from gje_world.data.world import World
 from gje_world.data.worlds import WORLDS, make_world
@@ -23,10 +22,10 @@ from gje_world.evaluation.futures import (
     HORIZON,
     SHOWN,
     Predictor,
+    PredictorError,
     Question,
     Scores,
     ask,
-    require_shapes,
     score,
     score_oracle,
 )
@@ -36,6 +35,7 @@ from gje_world.networks import ConvEncoder
 from gje_world.options import ConfigError, option, plain_value, require_at_least, require_some
 from gje_world.plots.futures import portrait_path, write_report
 from gje_world.training.atomic import replacing
+from gje_world.training.content import content_digest
 from gje_world.training.devices import keep_freed_memory, set_threads
 from gje_world.training.origin import origin
 from gje_world.training.run_directory import RunDirectory
@@ -157,11 +157,13 @@ def benchmark(config: BenchmarkConfig) -> int:
         for seed in range(1, config.seeds + 1)
         for predictor in sorted(
             predictors, key=lambda name: ":" not in name
-        )  # one's own first, and its errors
+        )  # one's own and its errors first
         if predictor not in UNLEARNT or seed == 1
     ]
+    # what is asked for stands in the configuration; how many episodes null is, here
     recipe = {name: value for name, value in asdict(Recipe()).items() if not hasattr(config, name)}
-    sources = {"recipe": recipe | {"beliefs": BELIEFS}}  # the rest stands in the configuration
+    default = {"generated": World.episodes, "simulated": Simulated.episodes}
+    sources = {"recipe": recipe | {"beliefs": BELIEFS, "episodes": config.episodes or default}}
     with RunDirectory.open(
         config.run_dir, plain_value(config), changeable=CHANGEABLE, sources=sources
     ) as run:
@@ -222,12 +224,11 @@ class Bench:
             scores = score_oracle(world, question)
         else:
             made, seconds = self.predictor(name, world, predictor, seed, advance)
-            try:
-                require_shapes(made, question)
-            except ValueError as error:
-                raise ConfigError(f"predictors=[{predictor}]: {error}") from error
             torch.manual_seed(seed)  # of its draws, whatever was made or drawn before in this process
-            scores = score(world, made, question)
+            try:
+                scores = score(world, made, question)
+            except PredictorError as error:
+                raise ConfigError(f"predictors=[{predictor}]: {error}") from error
         key = dict(zip(KEY, (name, predictor, seed), strict=True))
         save_portrait(portrait_path(self.folder, name, predictor, seed), scores, question)
         keep_steps(self.folder / "steps.csv", key, scores)
@@ -309,7 +310,7 @@ def code_of(predictor: str) -> str | None:
         return None
     maker(predictor)
     file = sys.modules[predictor.partition(":")[0]].__file__
-    return None if file is None else digest(Path(file).read_text(encoding="utf-8"))
+    return None if file is None else content_digest(Path(file))[:8]
 
 
 def simulated_world(name: str, size: int) -> Simulated:
