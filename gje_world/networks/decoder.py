@@ -27,6 +27,7 @@ class Decoder(nn.Module):
 
     def __init__(self, dim: int, channels: int = 3, image_size: int = 64, width: int = 16):
         super().__init__()
+        self.architecture = {"dim": dim, "channels": channels, "image_size": image_size, "width": width}
         if image_size < 2**DOUBLINGS or image_size % 2**DOUBLINGS:
             raise ValueError(f"image_size must be a positive multiple of {2**DOUBLINGS}, got {image_size}")
         self.register_buffer("mean_frame", torch.full((channels, image_size, image_size), 127.5))

@@ -20,6 +20,7 @@ CELL = 0.78  # inches of a picture in a figure
 MARGIN = 1.0  # inches left of them, for words
 COLUMNS = 8  # most steps of a future that a grid shows
 GAP = 3  # pixels between the pictures of a film
+SEEN, FORETOLD = (255, 255, 255), (210, 114, 42)  # colours there, while what was seen is shown, and after
 ACROSS = 3  # clips that a film shows one under the other
 
 
@@ -111,24 +112,29 @@ def futures_film(path: Path, past: Tensor, truth: Tensor, mean: Tensor, samples:
         past: uint8 `[N, T, C, h, w]`, shown before the future in every place.
         truth, mean: `[N, H, C, h, w]`.
         samples: `[S, N, H, C, h, w]`.
+
+    Around the pictures it is white while what was seen is shown, and orange as soon as what is foretold is.
     """
     lines = []
     for clip in range(min(ACROSS, len(truth))):
         futures = [truth[clip], mean[clip], *samples[:, clip]]
         lines.append([[as_image(f) for f in (*past[clip], *future)] for future in futures])
     frames = [
-        tiled([[future[moment] for future in line] for line in lines]) for moment in range(len(lines[0][0]))
+        tiled(
+            [[future[moment] for future in line] for line in lines],
+            SEEN if moment < past.shape[1] else FORETOLD,
+        )
+        for moment in range(len(lines[0][0]))
     ]
     pause = [frames[-1]] * 4  # before it begins again
     return write_film(path, np.stack(frames + pause), fps=6, scale=2)
 
 
-def tiled(rows: Sequence[Sequence[Image]]) -> Image:
-    """Images in rows, with white between them."""
+def tiled(rows: Sequence[Sequence[Image]], between: tuple[int, int, int] = (255, 255, 255)) -> Image:
+    """Images in rows, with that colour between them."""
     height, width, _ = rows[0][0].shape
-    canvas = np.full(
-        (len(rows) * (height + GAP) - GAP, len(rows[0]) * (width + GAP) - GAP, 3), 255, dtype=np.uint8
-    )
+    size = len(rows) * (height + GAP) - GAP, len(rows[0]) * (width + GAP) - GAP
+    canvas = np.full((*size, 3), between, dtype=np.uint8)
     for i, row in enumerate(rows):
         for j, image in enumerate(row):
             top, left = i * (height + GAP), j * (width + GAP)

@@ -52,9 +52,10 @@ FIGURES: tuple[tuple[str, str, str, Callable[[Rows], Figure | None]], ...] = (
     (
         "surprise",
         "Surprise and retrieval",
-        "How reliably −log p tells what cannot happen from what did (AUROC), and how high a belief ranks its "
-        "own future among those of other clips and other moments of its own, beyond one step by the Gaussian "
-        "of its mean and covariance. A mean reciprocal rank is to be held against that of chance.",
+        "How reliably −log p tells what cannot happen from what did (AUROC: 1 always, 0.5 no better than "
+        "chance, less where the impossible seems likelier), and how high a belief ranks its own future among "
+        "those of other clips and other moments of its own, beyond one step by the Gaussian of its mean and "
+        "covariance. A mean reciprocal rank is to be held against that of chance.",
         foresight.surprise_and_retrieval,
     ),
     (
@@ -157,7 +158,10 @@ def grid_section(run_dir: Path, name: str, title: str, caption: str) -> Section:
 
 def film_section(run_dir: Path, rows: Rows) -> Section:
     """The newest film."""
-    caption = "Held-out clips, from left to right: what happened, the mean, and five sampled futures."
+    caption = (
+        "Held-out clips, from left to right: what happened, the mean, and five sampled futures. "
+        "Lines between them turn orange where what was seen ends and what is foretold begins."
+    )
     row = foresight.last_evaluation(rows)
     # the name comes from the metrics file, which may be a stranger's: only films of this run are shown
     path = run_dir / "films" / Path(str((row or {}).get("eval/film"))).name

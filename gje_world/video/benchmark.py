@@ -271,6 +271,7 @@ class Bench:
         """Encoder and embeddings that all beliefs about a world are learnt with; made once for a seed."""
         if self._seen is None or self._seen[0] != (name, seed):
             start = time.process_time()
+            print(f"{name}: {recipe.episodes:,} episodes are made to learn from", file=sys.stderr)
             frames = first_episodes(world, recipe, seed)
             encoder = learn_encoder(frames, recipe, seed, advance)
             model = around(encoder, frames, recipe, seed)

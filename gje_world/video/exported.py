@@ -1,4 +1,4 @@
-"""A trained video model as a folder on disk: its encoder, which agents can start from, and what predicts."""
+"""A trained video model as a folder on disk: encoder, which agents can start from, predictor and decoder."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from gje_world.networks.decoder import Decoder
 from gje_world.networks.exported import (
     DESCRIPTION,
     PretrainedError,
@@ -21,10 +22,13 @@ from gje_world.pretrained import load_encoder, maker, mapping
 from gje_world.video_model import PredictorConfig, VideoModel
 
 DYNAMICS = "dynamics"  # predictor and head, beside the encoder
+DECODER = "decoder"
 
 
-def save_video_model(model: VideoModel, path: Path | str, provenance: Mapping[str, Any]) -> None:
-    """Write the folder that `load_video_model` reads, and `load_encoder` too.
+def save_video_model(
+    model: VideoModel, decoder: Decoder, path: Path | str, provenance: Mapping[str, Any]
+) -> None:
+    """Write the folder that `load_video_model` reads, `load_decoder`, and `load_encoder` too.
 
     Arguments:
         provenance: where it comes from, such as the training run: nested plain values.
@@ -39,8 +43,13 @@ def save_video_model(model: VideoModel, path: Path | str, provenance: Mapping[st
     }
     write_modules(
         path,
-        {"encoder": model.encoder, DYNAMICS: dynamics(model)},
-        {"encoder": model.encoder.description, "video": described, "provenance": dict(provenance)},
+        {"encoder": model.encoder, DYNAMICS: dynamics(model), DECODER: decoder},
+        {
+            "encoder": model.encoder.description,
+            "video": described,
+            DECODER: decoder.architecture,
+            "provenance": dict(provenance),
+        },
     )
 
 
@@ -77,6 +86,19 @@ def load_video_model(path: Path | str) -> VideoModel:
         reason = " ".join(str(error).split())
         raise PretrainedError(f"{Path(path) / DESCRIPTION} tells of no video model: {reason}") from error
     return model.eval().requires_grad_(False)
+
+
+def load_decoder(path: Path | str) -> Decoder:
+    """What draws pictures of embeddings, from the folder of `gje-video`, on the CPU, in evaluation mode.
+
+    Its `draw` gives the newest frame of what embeddings `[..., D]` are of, uint8 `[..., C, H, W]`.
+
+    Raises:
+        PretrainedError: the folder holds no whole decoder; the message says what is wrong, in one line.
+    """
+    description = read_description(path)
+    make = maker(path, mapping(path, description, DECODER), Decoder)
+    return read_module(path, DECODER, description, make).requires_grad_(False)
 
 
 def dynamics(model: VideoModel) -> nn.ModuleDict:

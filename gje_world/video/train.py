@@ -177,7 +177,7 @@ def learn(
     )
     finished = engine.train(stop)
     if finished and fabric.is_global_zero:
-        save_video_model(learner.model, run.path / "model", provenance(config, seen, run))
+        save_video_model(learner.model, learner.decoder, run.path / "model", provenance(config, seen, run))
         print(f"report: {run.report}\nmodel: {run.path / 'model'}")
     return finished
 

@@ -110,11 +110,16 @@ def test_a_trained_model_is_loaded_as_it_was_with_an_encoder_for_others(whole, c
     batch = Clips.open(clips).sample(np.random.default_rng(0), 2, 8)
     z = model.embed(batch.frames)
     assert len(model.propagate(z[:, :3], batch.actions[:, 1:])) == 4
+    decoder = gje_world.load_decoder(whole / "model")
+    assert all(torch.equal(value, kept[f"decoder.{name}"]) for name, value in decoder.state_dict().items())
+    assert decoder.draw(z).shape == (2, 7, 3, 16, 16)
     encoder = gje_world.load_encoder(whole / "model")
     torch.testing.assert_close(encoder(model.stacked(batch.frames)), z)
     encoder.save(tmp_path)
     with pytest.raises(PretrainedError, match=r"encoder\.json must say what its video is"):
         gje_world.load_video_model(tmp_path)
+    with pytest.raises(PretrainedError, match=r"encoder\.json must say what its decoder is"):
+        gje_world.load_decoder(tmp_path)
 
 
 @torch.no_grad()
@@ -123,11 +128,13 @@ def test_a_model_of_every_belief_is_saved_and_loaded(belief, tmp_path):
     torch.manual_seed(0)
     predictor = PredictorConfig("mlp", history=2, hidden=8, layers=1)
     model = VideoModel(ConvEncoder(3, 4, 16, 4), predictor, 2, belief).eval()
-    save_video_model(model, tmp_path, {})
+    decoder = Decoder(4, 3, 16, 2)
+    save_video_model(model, decoder, tmp_path, {})
     found = gje_world.load_video_model(tmp_path)
     z, action = torch.randn(3, 2, 4), torch.randn(3, 2, 2)
     beliefs = [each.believe(z, action) for each in (model, found)]
     torch.testing.assert_close(beliefs[1].log_prob(z[:, -1]), beliefs[0].log_prob(z[:, -1]))
+    assert torch.equal(gje_world.load_decoder(tmp_path).draw(z), decoder.draw(z))
 
 
 def test_a_strange_size_is_refused_before_it_is_made(whole, tmp_path):
