@@ -15,6 +15,7 @@ class EncoderConfig:
     name: str = option("conv", "set by the group: encoder=conv")
     dim: int | None = option(128, "embedding dimension D; null: as many as the network has features")
     width: int | None = option(None, "of conv, keypoints and resnets: channels of the first convolutions")
+    hidden: int | None = option(None, "of keypoints: width of a perceptron of the places; null: none")
     patch: int | None = option(None, "of ViTs: pixels of a patch's side; null: an eighth of the image's")
     depth: int | None = option(None, "of ViTs: layers")
     model: str | None = option(None, "of timm: name of the model")
@@ -30,7 +31,7 @@ def build_encoder(config: EncoderConfig, channels: int, image_size: int) -> Enco
         raise ConfigError(f"encoder={config.name} must be one of {', '.join(ENCODERS)}")
     options = given(config)
     name, dim = options.pop("name"), options.pop("dim", None)
-    require_at_least(1, config, "dim", "width", "patch", "depth", prefix="encoder.")
+    require_at_least(1, config, "dim", "width", "hidden", "patch", "depth", prefix="encoder.")
     try:
         return make_encoder(name, channels, dim, image_size, **options)
     except ConfigError:

@@ -88,6 +88,7 @@ def make_learner(config: VideoConfig, clips: Clips) -> VideoLearner:
     try:
         if c.path is None:
             options = {"width": c.width} if c.name in ("conv", "keypoints") else {}
+            options |= {"hidden": c.hidden} if c.hidden else {}  # refused by those that have none
             encoder = make_encoder(c.name, stack * channels, c.dim, side, **options)
         else:
             encoder = load_encoder(c.path)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import gje_world
+from gje_world.evaluation.probe import linear_probe_r2
 from gje_world.networks import ENCODERS, Encoder, make_encoder
 from gje_world.networks.exported import PretrainedError
 from gje_world.networks.vit import ViTEncoder, patch_size
@@ -23,7 +24,7 @@ SMALL = {
     "conv": {"width": 8},
     "resnet18": {"width": 8},
     "resnet50": {"width": 8},
-    "keypoints": {"width": 8},
+    "keypoints": {"width": 8, "hidden": 16},
     "vit_tiny": {"depth": 2},
 }
 
@@ -80,6 +81,28 @@ def test_a_map_that_is_high_in_one_place_is_told_as_that_place():
     encoder.maps = torch.nn.Sequential()
     expected = torch.tensor([[1.0, -1.0, 0.0, 0.0]])
     torch.testing.assert_close(encoder.features(logits), expected, rtol=0, atol=1e-6)
+
+
+def test_places_alone_do_not_tell_an_angle_between_them_and_a_perceptron_of_them_does():
+    """The cosine of the angle at a middle place, of two sides of length one, from three places."""
+    torch.manual_seed(0)
+    first, second = 2 * torch.pi * torch.rand(2, 4_000)
+    middle = torch.rand(2, 4_000) - 0.5
+    ends = (middle + torch.stack([side.cos(), side.sin()]) for side in (first, first + second))
+    places, angle = torch.cat([middle, *ends]).T, second.cos()[:, None]
+    encoder = make_encoder("keypoints", 3, 16, 32, width=3, hidden=64)
+    optimizer = torch.optim.Adam([*encoder.related.parameters(), *encoder.project.parameters()], 3e-3)
+    for _ in range(300):
+        optimizer.zero_grad()
+        (encoder.project(encoder.related(places))[:, :1] - angle).square().mean().backward()
+        optimizer.step()
+    halves = slice(0, 2_000), slice(2_000, None)
+
+    def told(z: torch.Tensor) -> float:
+        return float(linear_probe_r2(z[halves[0]], angle[halves[0]], z[halves[1]], angle[halves[1]]))
+
+    assert told(places) < 0.05
+    assert told(encoder.project(encoder.related(places)).detach()) > 0.9
 
 
 def test_a_small_image_keeps_its_size_in_the_stem_of_a_resnet():
