@@ -2,25 +2,23 @@
 
 Episodes are recorded first, into `--recordings`, where they are kept; then a model of each task and seed is
 trained by `gje-video` and measured on held-out episodes. A row of the table is one model: an embedding of
-keypoints, and a perceptron on three such embeddings whose belief is a mixture of five low-rank Gaussians,
-learnt in large batches of short windows, held against one another. Episodes are short, so that many begin,
-each elsewhere.
+keypoints, and a perceptron on three such embeddings whose belief is a mixture of five low-rank Gaussians.
+Episodes are short, so that many begin, each elsewhere.
+
+An angle of a joint is no linear function of places: so a perceptron makes the embedding of the keypoints, and
+embeddings are told from shifted views, which leaves no room for ever finer functions of one place. Reacher's
+target stays where it is all through an episode: so windows of one episode are held against one another, and
+half of the variance is to lie within episodes.
 
 Cartpole is the task of balancing, at half the agent's action repeat: under a random policy a pole that swings
 up often leaves the picture with its cart, and what cannot be seen cannot be read; here it hardly ever does.
-Where keypoints are tells cart and pole, so a linear map embeds them. Reacher's target stays where it is all
-through an episode, and its wrist's angle is no linear function of places: so windows of one episode are held
-against one another, half of the variance is to lie within episodes, embeddings are told from shifted views,
-and a perceptron makes them of the keypoints.
 
     python benchmarks/video.py --csv results/video.csv
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 from measure import parser, write_csv
 
@@ -36,33 +34,8 @@ from gje_world.video.recording import RecordConfig, record
 from gje_world.video.train import train
 from gje_world.video_model import PredictorConfig
 
-
-class Task(NamedTuple):
-    """What is recorded of a task, what embeds it, and how that learns."""
-
-    episodes: int
-    length: int  # frames of each
-    action_repeat: int
-    encoder: EncoderConfig
-    learning: LearningConfig
-
-
-TASKS = {
-    "cartpole-balance": Task(
-        episodes=3200,
-        length=30,
-        action_repeat=4,
-        encoder=EncoderConfig("keypoints", dim=48, width=32),
-        learning=LearningConfig(views=0.0),
-    ),
-    "reacher-easy": Task(
-        episodes=3200,
-        length=30,
-        action_repeat=4,
-        encoder=EncoderConfig("keypoints", dim=128, width=32, hidden=256),
-        learning=LearningConfig(views=10.0, shift=4, within_clip=0.5, windows_per_clip=8),
-    ),
-}
+TASKS = ("cartpole-balance", "reacher-easy")
+EPISODES, LENGTH, ACTION_REPEAT = 3200, 30, 4  # frames of each
 RESTING = 10 / 13  # of the updates, in which all is embedded already
 POSITIONS = ("position", "to_target")
 
@@ -73,11 +46,19 @@ def configured(task: str, seed: int, updates: int, threads: int | None, folder: 
         seed=seed,
         run_dir=str(folder / f"{task}-seed{seed}"),
         data=DataConfig(source="clips", path=str(folder / task)),
-        encoder=TASKS[task].encoder,
+        encoder=EncoderConfig("keypoints", dim=128, width=32, hidden=256),
         predictor=PredictorConfig("mlp", history=3, hidden=256, layers=2),
         belief=BeliefConfig("mixture", components=5, rank=4),
         objective=ObjectiveConfig(contrast=0.8),
-        learning=replace(TASKS[task].learning, batch_size=128, horizon=1, settle=RESTING),
+        learning=LearningConfig(
+            batch_size=128,
+            windows_per_clip=8,
+            horizon=1,
+            views=10.0,
+            shift=4,
+            within_clip=0.5,
+            settle=RESTING,
+        ),
         engine=EngineConfig(updates=updates, evaluate_every=updates, threads=threads),
     )
 
@@ -110,7 +91,7 @@ def measured(config: VideoConfig) -> dict[str, object]:
 def main() -> None:
     """Record, train, measure, and print a line a run."""
     arguments = parser(__doc__)
-    arguments.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    arguments.add_argument("--tasks", nargs="+", default=TASKS, choices=TASKS)
     arguments.add_argument("--seeds", type=int, default=1, help="runs of each task, with seeds from 1 on")
     arguments.add_argument("--updates", type=int, default=6_500)
     arguments.add_argument("--threads", type=int, default=1)
@@ -118,13 +99,12 @@ def main() -> None:
     options = arguments.parse_args()
     rows: list[dict[str, object]] = []
     for task in options.tasks:
-        what = TASKS[task]
         record(
             RecordConfig(
                 task=f"dmc/{task}",
-                episodes=what.episodes,
-                length=what.length,
-                action_repeat=what.action_repeat,
+                episodes=EPISODES,
+                length=LENGTH,
+                action_repeat=ACTION_REPEAT,
                 out=str(options.recordings / task),
             )
         )

@@ -43,7 +43,7 @@ def steps_ahead(rows: Rows) -> Figure | None:
         axes.plot(steps, numbers(row[f"foresight/{name}"]), "o-", color=BLUE, markersize=3)
         axes.set_title(title)
         axes.set_ylim(bottom=0)
-    coverage.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    coverage.yaxis.set_major_formatter(PercentFormatter(xmax=1))
     for axes in figure.axes:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (sharpness, coverage):
