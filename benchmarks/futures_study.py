@@ -130,6 +130,8 @@ def main() -> None:
     options.add_argument("--only", nargs="*", choices=list(ENCODERS), help="some of the encoders")
     options.add_argument("--threads", type=int, help="CPU threads; torch's choice if left out")
     arguments = options.parse_args()
+    if arguments.seeds >= SEED:
+        options.error(f"--seeds {arguments.seeds} must be below {SEED}: contexts scored on are drawn by that")
     keep_freed_memory()
     set_threads(arguments.threads)
     asked = "probe_r2" if arguments.probe else f"energy_ratio_{HORIZON}"

@@ -1,9 +1,9 @@
 """What a video model knows of DM Control under a random policy, actions given: probes, calibration, surprise.
 
 Episodes are recorded first, into `--recordings`, where they are kept; then a model of each task and seed is
-trained by `gje-video` and measured on held-out episodes. A row of the table is one model: an embedding of
-keypoints, and a perceptron on three such embeddings whose belief is a mixture of five low-rank Gaussians.
-Episodes are short, so that many begin, each elsewhere.
+trained by `gje-video preset=control` and measured on held-out episodes. A row of the table is one model: an
+embedding of keypoints, and a perceptron on three such embeddings whose belief is a mixture of five low-rank
+Gaussians. Episodes are short, so that many begin, each elsewhere.
 
 An angle of a joint is no linear function of places: so a perceptron makes the embedding of the keypoints, and
 embeddings are told from shifted views, which leaves no room for ever finer functions of one place. Reacher's
@@ -18,49 +18,31 @@ up often leaves the picture with its cart, and what cannot be seen cannot be rea
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from measure import parser, write_csv
 
-from gje_world.beliefs.config import BeliefConfig
-from gje_world.data.sources import DataConfig
-from gje_world.objectives.config import ObjectiveConfig
-from gje_world.training.engine import EngineConfig
+from gje_world.command import composed
 from gje_world.training.metrics import read_metrics
 from gje_world.training.origin import origin_of
-from gje_world.video.config import EncoderConfig, VideoConfig
-from gje_world.video.learner import LearningConfig
+from gje_world.video.config import VideoConfig
 from gje_world.video.recording import RecordConfig, record
 from gje_world.video.train import train
-from gje_world.video_model import PredictorConfig
 
 TASKS = ("cartpole-balance", "reacher-easy")
 EPISODES, LENGTH, ACTION_REPEAT = 3200, 30, 4  # frames of each
-RESTING = 10 / 13  # of the updates, in which all is embedded already
+BELIEF = ("belief.components=5", "belief.rank=4")
 POSITIONS = ("position", "to_target")
 
 
 def configured(task: str, seed: int, updates: int, threads: int | None, folder: Path) -> VideoConfig:
     """The run of a task and seed, in `folder`."""
-    return VideoConfig(
-        seed=seed,
-        run_dir=str(folder / f"{task}-seed{seed}"),
-        data=DataConfig(source="clips", path=str(folder / task)),
-        encoder=EncoderConfig("keypoints", dim=128, width=32, hidden=256),
-        predictor=PredictorConfig("mlp", history=3, hidden=256, layers=2),
-        belief=BeliefConfig("mixture", components=5, rank=4),
-        objective=ObjectiveConfig(contrast=0.8),
-        learning=LearningConfig(
-            batch_size=128,
-            windows_per_clip=8,
-            horizon=1,
-            views=10.0,
-            shift=4,
-            within_clip=0.5,
-            settle=RESTING,
-        ),
-        engine=EngineConfig(updates=updates, evaluate_every=updates, threads=threads),
-    )
+    config: VideoConfig = composed("video", VideoConfig, "preset=control", "data=clips", *BELIEF)
+    config.seed, config.run_dir = seed, str(folder / f"{task}-seed{seed}")
+    config.data.path = str(folder / task)
+    config.engine = replace(config.engine, updates=updates, evaluate_every=updates, threads=threads)
+    return config
 
 
 def measured(config: VideoConfig) -> dict[str, object]:
@@ -80,6 +62,7 @@ def measured(config: VideoConfig) -> dict[str, object]:
             found[f"coverage_bias_{level}_{part}"] = round(bias, 3)
     for step in (1, 5):
         found[f"coverage_error_{step}"] = round(row[f"calibration/error_{step}"], 3)
+        found[f"coverage_stderr_{step}"] = round(max(row[f"calibration/stderr_{step}"]), 3)
         found[f"nll_{step}"] = round(row["foresight/nll"][step - 1], 3)
         found[f"retrieval_mrr_{step}"] = round(row[f"retrieval/mrr_{step}"], 3)
     found["beats_marginal_to_step"] = row["foresight/horizon"]

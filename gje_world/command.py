@@ -116,6 +116,20 @@ def compose(name: str, arguments: Sequence[str]) -> list[Any]:
     return composed
 
 
+def composed(name: str, schema: type, *arguments: str) -> Any:
+    """The configuration that the command `name` would run with these `arguments`, for its work from Python.
+
+    Arguments:
+        schema: the dataclass that types it, and that comes back.
+
+    Raises:
+        HydraException, OmegaConfBaseException: there is no such option or choice, or it is of another type.
+    """
+    ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+    with hydra.initialize_config_module("configs", version_base=None):
+        return OmegaConf.to_object(hydra.compose(name, list(arguments)))
+
+
 def fail(message: str, status: int = 2) -> int:
     """Print a one-line error; the exit status for it."""
     print(f"error: {' '.join(message.split())}", file=heard())

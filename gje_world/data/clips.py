@@ -148,7 +148,7 @@ class Clips:
         Raises:
             ClipsError: there is no episode, or none that long.
         """
-        return self._gather(self.draw(generator, batch, length, stride, together), length, stride)
+        return self.windows(self.draw(generator, batch, length, stride, together), length, stride)
 
     def draw(
         self, generator: np.random.Generator, batch: int, length: int, stride: int = 1, together: int = 1
@@ -158,18 +158,49 @@ class Clips:
         Raises:
             ClipsError: there is no episode, or none that long.
         """
-        span = (length - 1) * stride + 1
-        places = np.maximum(self.lengths - span + 1, 0)
+        places = self._places(length, stride)
         ends = np.cumsum(places)
-        if not places.any():
-            longest = int(self.lengths.max(initial=0))
-            have = f"the longest of {self.episodes} has {longest}" if self.episodes else "there is no clip"
-            raise ClipsError(f"a window needs {span} frames (length {length}, stride {stride}); {have}")
         drawn = generator.integers(ends[-1], size=batch // together)
         episode = np.searchsorted(ends, drawn, side="right")[:, None]
         others = generator.integers(places[episode], size=(len(episode), together - 1))
         start = np.concatenate([drawn[:, None] - (ends - places)[episode], others], 1)
         return (self.intervals[episode, 0] + start).ravel()
+
+    def distinct(
+        self, generator: np.random.Generator, most: int, length: int, stride: int = 1, every: int = 1
+    ) -> npt.NDArray[np.int64]:
+        """First rows `[N]` of windows no two of which are one, `most` of them or all that there are.
+
+        Arguments:
+            every: rows of an episode from one window to the next that may be chosen.
+
+        Raises:
+            ClipsError: there is no episode, or none that long.
+        """
+        places = -(-self._places(length, stride) // every)
+        ends = np.cumsum(places)
+        chosen = generator.choice(ends[-1], min(most, ends[-1]), replace=False)
+        episode = np.searchsorted(ends, chosen, side="right")
+        return self.intervals[episode, 0] + every * (chosen - (ends - places)[episode])
+
+    def episode_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Number of the episode that each of `rows [N]` lies in."""
+        order = np.argsort(self.intervals[:, 0])
+        return order[np.searchsorted(self.intervals[order, 0], rows, side="right") - 1]
+
+    def _places(self, length: int, stride: int) -> npt.NDArray[np.int64]:
+        """How many windows begin in each episode, `[E]`.
+
+        Raises:
+            ClipsError: there is no episode, or none that long.
+        """
+        span = (length - 1) * stride + 1
+        places = np.maximum(self.lengths - span + 1, 0)
+        if not places.any():
+            longest = int(self.lengths.max(initial=0))
+            have = f"the longest of {self.episodes} has {longest}" if self.episodes else "there is no clip"
+            raise ClipsError(f"a window needs {span} frames (length {length}, stride {stride}); {have}")
+        return places
 
     def window(self, episode: int, start: int, length: int, stride: int = 1) -> ClipBatch:
         """The window that begins at frame `start` of an episode, as a batch of one.
@@ -180,7 +211,7 @@ class Clips:
         first, end = self.intervals[episode]
         if start < 0 or first + start + (length - 1) * stride >= end:
             raise ClipsError(f"episode {episode} has {end - first} frames: no window of {length} at {start}")
-        return self._gather(np.array([first + start]), length, stride)
+        return self.windows(np.array([first + start]), length, stride)
 
     def split(self, held_out: float) -> tuple[Clips, Clips]:
         """The clips in two parts: the second has the share `held_out`, at least one.
@@ -238,7 +269,8 @@ class Clips:
         sources = self.sources
         return Clips(self.path, self._index, self.intervals[chosen], [sources[i] for i in chosen])
 
-    def _gather(self, starts: npt.NDArray[np.int64], length: int, stride: int) -> ClipBatch:
+    def windows(self, starts: npt.NDArray[np.int64], length: int, stride: int = 1) -> ClipBatch:
+        """The windows of `length` frames that begin at those rows (`draw`, `distinct`)."""
         rows, span = self._opened()["states"], (length - 1) * stride + 1
         states = np.empty((len(starts), length, len(self.state_names)), np.float32)
         for row, start in enumerate(starts):

@@ -19,5 +19,5 @@ def state_of(files: Iterable[Path]) -> str:
 
 
 def digest(text: str) -> str:
-    """A short name of a long text."""
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    """A short name of a long text, in which names of files may be no UTF-8."""
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,11 @@ def _import(file: Any, path: Path, cache: Path, image_size: int) -> Clips:
             f"pixels of data.path={path} must be uint8 [N, H, W, C], got {pixels.dtype} {list(pixels.shape)}"
         )
     last = pixels.shape[-1] in (1, 3)
+    if not last and pixels.shape[1] not in (1, 3):
+        raise ClipsError(
+            f"pixels of data.path={path} must have 1 or 3 channels, first or last of [N, H, W, C]; "
+            f"got {list(pixels.shape)}"
+        )
     height, width = pixels.shape[1:3] if last else pixels.shape[2:]
     channels = pixels.shape[-1] if last else pixels.shape[1]
     if height != width:
@@ -135,7 +141,14 @@ def episodes(file: Any, path: Path) -> list[tuple[int, int]]:
         lengths = np.diff(offsets, append=len(index))
     if len(offsets) != len(lengths) or (offsets < 0).any() or (offsets + lengths > rows).any():
         raise ClipsError(f"data.path={path} has episodes that do not lie within its {rows} rows of pixels")
-    return [(int(start), int(length)) for start, length in zip(offsets, lengths, strict=True) if length]
+    found = [(int(start), int(length)) for start, length in zip(offsets, lengths, strict=True) if length]
+    for (start, length), (later, _) in pairwise(sorted(found)):
+        if later < start + length:
+            raise ClipsError(
+                f"data.path={path} has episodes that share rows: one of {length} from row {start}, one from "
+                f"row {later}"
+            )
+    return found
 
 
 def cut(episodes: list[tuple[int, int]], most: int) -> list[tuple[int, int, range]]:

@@ -42,6 +42,7 @@ def check_data(data: DataConfig) -> None:
     if data.source not in SOURCES:
         raise ConfigError(f"data={data.source} must be one of {', '.join(SOURCES)}")
     require_at_least(1, data, "episodes", "length", "image_size", "stride", prefix="data.")
+    require_at_least(0, data, "seed", prefix="data.")
     if not 0 < data.held_out < 1:
         raise ConfigError(f"data.held_out={data.held_out} must be between 0 and 1")
     if data.source == "world":

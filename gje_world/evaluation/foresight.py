@@ -22,10 +22,9 @@ class Foresight(NamedTuple):
     """Scores at each of `H` steps ahead, all of held-out embeddings; likelihoods in nats per dimension."""
 
     nll: Tensor  # [H], of a cloud of particles by the Gaussian of its mean and covariance (`likelihood`)
-    marginal_nll: Tensor  # [H], of the embeddings' own Gaussian, which knows nothing of the past
+    marginal_nll: Tensor  # [H], of the Gaussian of all embeddings, which knows nothing of the past
     energy: Tensor  # [H], energy score, in embedding units
     mass: Tensor  # [H, N], of the smallest region that holds what happened: uniform if calibrated
-    ranks: Tensor  # [H, N, D], of what happened among draws, in [0, 1] for each dimension: likewise (PIT)
     sharpness: Tensor  # [H], mean standard deviation
 
     @property
@@ -91,6 +90,5 @@ def foresight(beliefs: list[Belief], futures: Tensor, target: Tensor, marginal: 
         marginal_nll=torch.stack([-marginal.log_prob(z).mean() / dim for z in target]),
         energy=torch.stack([energy_score(f, z).mean() for f, z in zip(futures, target, strict=True)]),
         mass=torch.stack([region_mass(b, f, z, generator) for (b, z), f in zip(pairs, futures, strict=True)]),
-        ranks=rank_pit(futures.transpose(0, 1), target, generator),
         sharpness=torch.stack([belief.variance.sqrt().mean() for belief in beliefs]),
     )

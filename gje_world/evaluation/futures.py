@@ -53,14 +53,6 @@ class Predictor(Protocol):
 
 
 @dataclass(frozen=True)
-class Functions:
-    """A :class:`Predictor` of two functions."""
-
-    embed: Callable[[Tensor], Tensor]
-    sample: Callable[[Tensor, int, int], Tensor]
-
-
-@dataclass(frozen=True)
 class Question:
     """Contexts `B` after which the true law is known, and what happened after each."""
 

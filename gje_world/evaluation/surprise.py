@@ -11,22 +11,22 @@ from torchmetrics.functional.classification import binary_auroc
 from gje_world.evaluation.scores import surprise
 from gje_world.video_model import VideoModel
 
-Event = Callable[[Tensor, Tensor], Tensor]
+Event = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 CHUNK = 32  # clips embedded at once
 
 
-def teleport(frames: Tensor, background: Tensor) -> Tensor:
+def teleport(frames: Tensor, background: Tensor, elsewhere: Tensor) -> Tensor:
     """All is at once where it is in another clip."""
-    return frames[:, -1].roll(1, 0)
+    return frames[elsewhere, -1]
 
 
-def vanishing(frames: Tensor, background: Tensor) -> Tensor:
+def vanishing(frames: Tensor, background: Tensor, elsewhere: Tensor) -> Tensor:
     """What moves is gone."""
     return background.expand_as(frames[:, -1])
 
 
-def reversed_time(frames: Tensor, background: Tensor) -> Tensor:
+def reversed_time(frames: Tensor, background: Tensor, elsewhere: Tensor) -> Tensor:
     """The film turns round: in place of the next frame comes the one before the last."""
     return frames[:, -3]
 
@@ -36,7 +36,22 @@ EVENTS: dict[str, Event] = {
     "vanishing": vanishing,
     "reversed_time": reversed_time,
 }
-"""What replaces the last of uint8 `frames [N, T, C, H, W]`, given the `background [C, H, W]`."""
+"""What replaces the last of uint8 `frames [N, T, C, H, W]`, given the `background [C, H, W]`, and for each
+clip the index of one that is `elsewhere`."""
+
+
+def far_apart(episode: Tensor, row: Tensor) -> Tensor:
+    """Of each of `N` windows the index of one of another episode, or of a lone episode, the farthest in time.
+
+    Arguments:
+        episode: that each lies in, `[N]`.
+        row: where it begins, `[N]`.
+    """
+    places = torch.arange(len(episode), device=episode.device)
+    after = (places[:, None] + places) % len(places)  # [N, N]: each itself, then those after it in turn
+    other = episode[after] != episode[:, None]
+    first = after[places, other.int().argmax(1)]
+    return torch.where(other.any(1), first, (row[:, None] - row).abs().argmax(1))
 
 
 @torch.no_grad()
@@ -53,18 +68,19 @@ def last_surprise(model: VideoModel, frames: Tensor, actions: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def surprise_auroc(model: VideoModel, frames: Tensor, actions: Tensor) -> dict[str, float]:
+def surprise_auroc(model: VideoModel, frames: Tensor, actions: Tensor, elsewhere: Tensor) -> dict[str, float]:
     """Area under the ROC curve of `last_surprise`: each impossible event against what happened, and all.
 
     Arguments:
         frames: uint8 `[N, T, C, H, W]`, of `N` clips.
         actions: `[N, T-1, A]`.
+        elsewhere: of each clip the index of another, `[N]` (`far_apart`).
     """
     background = frames.flatten(0, 1).float().median(0).values.to(torch.uint8)
     possible = last_surprise(model, frames, actions)
     found, impossible = {}, []
     for name, event in EVENTS.items():
-        changed = torch.cat([frames[:, :-1], event(frames, background).unsqueeze(1)], 1)
+        changed = torch.cat([frames[:, :-1], event(frames, background, elsewhere).unsqueeze(1)], 1)
         impossible.append(last_surprise(model, changed, actions))
         found[name] = auroc(possible, impossible[-1])
     return found | {"all": auroc(possible, torch.cat(impossible))}

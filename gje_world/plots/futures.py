@@ -72,13 +72,15 @@ def ranks_by_step(steps: Rows) -> Figure:
         lines = [row for row in steps if (row["world"], row["predictor"]) == (world, predictor)]
         lines = [row for row in lines if row["seed"] == lines[0]["seed"]]
         bins = sum(name.startswith("pit_") for name in lines[0])
+        top = 3.0
         for row in lines:
             density = [bins * row[f"pit_{place}"] for place in range(bins)]
             shade = 0.2 + 0.8 * row["step"] / len(lines)
+            top = max(top, *density)
             axes.stairs(density, np.linspace(0, 1, bins + 1), color=BLUE, alpha=shade)
         axes.axhline(1, color=MUTED, lw=0.8, ls="--")
         axes.set_title(f"{world}, {predictor}".replace("_", " "), fontsize=6.5)
-        axes.set_ylim(0, 3)
+        axes.set_ylim(0, 1.05 * top)
     return figure
 
 
@@ -103,8 +105,10 @@ def gallery(portraits: Portraits) -> Figure:
     figure = Figure(figsize=(1.5 * len(predictors) + 0.6, 1.5 * len(worlds) + 0.3), layout="constrained")
     grid = figure.subplots(len(worlds), len(predictors), squeeze=False)
     for line, world in zip(grid, worlds, strict=True):
+        drawn = [draws[:, -1, 0] for (name, _), (draws, _) in portraits.items() if name == world]
+        side = max(1.15, *(1.05 * float(np.abs(draws).max()) for draws in drawn))
         for axes, predictor in zip(line, predictors, strict=True):
-            axes.set(xticks=[], yticks=[], xlim=(-1.15, 1.15), ylim=(1.15, -1.15))
+            axes.set(xticks=[], yticks=[], xlim=(-side, side), ylim=(side, -side))
             if (world, predictor) not in portraits:
                 axes.text(0, 0, MISSING, ha="center", va="center", color=MUTED)
                 continue

@@ -181,7 +181,11 @@ def tiles(rows: Rows, update: int, total: int) -> list[Tile]:
 
     elapsed = str(timedelta(seconds=round(rows[-1]["time"]))) if rows else "–"
     biases = row.get("calibration/one_step_held_out")
-    bias = f"{max(biases, key=abs):+.3f}" if biases else "–"
+    bias = "–"
+    if biases:
+        worst = max(range(len(biases)), key=lambda level: abs(biases[level]))
+        error = row.get("calibration/stderr_1", [None] * len(biases))[worst]  # of one clip there is none
+        bias = f"{biases[worst]:+.3f}" + ("" if error is None else f" ± {error:.3f}")
     return [
         Tile(number("foresight/nll", 3, 0), "NLL one step ahead, nats per dimension"),
         Tile(number("foresight/horizon", 0), "steps ahead better than the marginal"),

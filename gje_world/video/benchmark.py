@@ -168,15 +168,16 @@ def benchmark(config: BenchmarkConfig) -> int:
         config.run_dir, plain_value(config), changeable=CHANGEABLE, sources=sources
     ) as run:
         (run.path / "portraits").mkdir(exist_ok=True)
+        bench = Bench(config, run.path, simulated)
         rows = fill_table(
             run.path / "table.csv",
             wanted,
             KEY,
-            Bench(config, run.path, simulated).row,
+            bench.row,
             updates=config.encoder_updates + config.updates,
             told=told,
             kinds=KINDS,
-            holds=lambda row: row.get("made_by") == code_of(row["predictor"]),
+            holds=lambda row: row.get("made_by") == bench.made_by[row["predictor"]],
         )
         order = {name: place for place, name in enumerate((*NAMES, *PREDICTORS))}
         rows.sort(
@@ -213,6 +214,7 @@ class Bench:
 
     def __init__(self, config: BenchmarkConfig, folder: Path, simulated: dict[str, Simulated] | None = None):
         self.config, self.folder, self.simulated = config, folder, simulated or {}
+        self.made_by = {name: code_of(name) for name in (*PREDICTORS, *(config.predictors or ()))}
         self._world: tuple[str, World, Question] | None = None
         self._seen: tuple[tuple[str, int], Seen] | None = None
 
@@ -223,6 +225,7 @@ class Bench:
         if predictor == "oracle":
             scores = score_oracle(world, question)
         else:
+            torch.manual_seed(seed)  # of one's own predictor, which may draw its weights
             made, seconds = self.predictor(name, world, predictor, seed, advance)
             torch.manual_seed(seed)  # of its draws, whatever was made or drawn before in this process
             try:
@@ -234,7 +237,7 @@ class Bench:
         keep_steps(self.folder / "steps.csv", key, scores)
         row: Row = key | {column: rounded(value) for column, value in scores.row.items()}
         row["training_cpu_seconds"] = None if seconds is None else round(seconds, 1)
-        return row | {"made_by": code_of(predictor)} | origin()
+        return row | {"made_by": self.made_by[predictor]} | origin()
 
     def ask(self, name: str) -> tuple[World, Question]:
         if self._world is None or self._world[0] != name:

@@ -85,7 +85,7 @@ def check(config: VideoConfig) -> None:
         "learning.open_loop": 0, "learning.particles": 1, "learning.warm_up": 0,
         "learning.views": 0, "learning.noise": 0, "learning.shift": 0,
         "evaluation.clips": 2, "evaluation.horizon": 1, "evaluation.particles": 2,
-        "evaluation.calibration": 2, "evaluation.calibration_far": 0, "evaluation.kept": 0,
+        "evaluation.coverage": 2, "evaluation.coverage_far": 0, "evaluation.kept": 0,
     }  # fmt: skip
     for name, low in least.items():
         require_at_least(low, config, name)
@@ -129,8 +129,8 @@ def check(config: VideoConfig) -> None:
             objective.require_belief("pool")  # which beliefs along sampled futures are
         except ValueError as error:
             raise ConfigError(f"learning.open_loop={config.learning.open_loop} must be 0: {error}") from error
-    if objective.contrast and (config.encoder.frozen or not config.learning.settle):
-        why = "encoder.frozen=true" if config.encoder.frozen else "learning.settle=0"
+    if objective.contrast and (config.encoder.frozen or not round(settle * updates)):
+        why = "encoder.frozen=true" if config.encoder.frozen else f"learning.settle={settle}"
         raise ConfigError(
             f"objective.contrast={objective.contrast} must be 0 with {why}: it is for an encoder that "
             "learns, and then rests"

@@ -90,7 +90,8 @@ def learning_batches(
         while True:
             generator = np.random.default_rng([seed, number])
             if number < learning or not worth:
-                yield clips.sample(generator, batch, model.frame_stack - 1 + length, stride, together)
+                frames, of_one = model.frame_stack - 1 + length, together if number < learning else 1
+                yield clips.sample(generator, batch, frames, stride, of_one)
             else:
                 if embedded is None:
                     print(f"the encoder rests: {len(clips):,} frames are embedded once", file=sys.stderr)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from gje_world.beliefs import Belief, Gaussian
 from gje_world.beliefs.belief import SAMPLES
 from gje_world.data.clips import ClipBatch, Clips
 from gje_world.evaluation import NOMINAL, collapse_gauges, linear_probe_r2, observed_coverage
+from gje_world.evaluation.calibration import standard_error
 from gje_world.evaluation.collapse import between_clips
 from gje_world.evaluation.foresight import (
     Foresight,
@@ -27,7 +29,7 @@ from gje_world.evaluation.heatmap import occlusion_heatmap
 from gje_world.evaluation.pictures import Gallery, gallery_scores
 from gje_world.evaluation.retrieval import chance_reciprocal_rank, mean_reciprocal_rank, retrieval_ranks
 from gje_world.evaluation.scores import LEVELS, coverage_error
-from gje_world.evaluation.surprise import surprise_auroc
+from gje_world.evaluation.surprise import far_apart, surprise_auroc
 from gje_world.networks.decoder import Decoder
 from gje_world.options import option
 from gje_world.propagation import covariance
@@ -36,7 +38,7 @@ from gje_world.video.calibration import calibrate
 from gje_world.video_model import VideoModel
 
 CHUNK = 32  # clips embedded at once
-PROBED = 4_096  # observations that the probe of the state is fitted on
+OBSERVED = 4_096  # most observations that the marginal and the probe of the state are fitted on
 READ_AT_ONCE = 256  # windows read from the disk and embedded
 BINS = 20  # of the PIT histogram
 SHOWN = 5  # sampled futures that are drawn
@@ -51,11 +53,11 @@ SEED = 2**31  # of the windows evaluated on, far from those of training
 class VideoEvaluationConfig:
     """Evaluation on held-out clips, always the same windows of them."""
 
-    clips: int = option(128, "windows evaluated on")
-    calibration: int = option(2048, "windows that calibration is measured on, one step ahead")
-    calibration_far: int = option(512, "of these those that it is measured on several steps ahead")
+    clips: int = option(128, "most windows evaluated on")
+    coverage: int = option(2048, "most windows that coverage is measured on, one step ahead")
+    coverage_far: int = option(512, "of these those that it is measured on several steps ahead")
     kept: int = option(
-        512, "windows of half the held-out clips, which beliefs are calibrated on; 0: they are not"
+        512, "most windows of half the held-out clips, which beliefs are calibrated on; 0: they are not"
     )
     horizon: int = option(10, "steps ahead")
     particles: int = option(64, "sampled futures of each")
@@ -68,17 +70,26 @@ class Windows(NamedTuple):
     z: Tensor  # [N, T+H, D]
     actions: Tensor  # [N, T+H-1, A], between the embeddings
     states: Tensor  # [N, T+H, S], of each embedding's newest frame
+    episode: Tensor  # [N], that each lies in
+
+
+class Observed(NamedTuple):
+    """Observations on their own, embedded."""
+
+    z: Tensor  # [N, D]
+    states: Tensor  # [N, S]
 
 
 class Ranks(NamedTuple):
     """Where what happened lies in beliefs, uniform in [0, 1] if these are calibrated."""
 
+    episode: Tensor  # [N], that it happened in
     mass: Tensor  # [N], of the smallest region that holds it
     place: Tensor  # [N, D], among draws, each dimension on its own (PIT)
 
 
 class VideoEvaluation:
-    """Measures a video model on windows drawn once from clips that it does not learn from.
+    """Measures a video model on clips that it does not learn from, always on the same windows of them.
 
     Arguments:
         model, decoder: what is measured.
@@ -100,15 +111,10 @@ class VideoEvaluation:
     ):
         self.model, self.decoder, self.config = model, decoder, config
         self.past = model.history
-        length = model.frame_stack - 1 + self.past + config.horizon
-        generator = np.random.default_rng(SEED)
-        self.seen, self.held_out = (
-            clips.sample(generator, config.clips, length, stride) for clips in (seen, held_out)
-        )
-        self.seen_clips, self.held_out_clips, self.stride = seen, held_out, stride
-        self.kept = kept
+        self.length = model.frame_stack - 1 + self.past + config.horizon
+        self.seen, self.held_out, self.kept, self.stride = seen, held_out, kept, stride
+        self.rows = held_out.distinct(np.random.default_rng(SEED), config.clips, self.length, stride)
         self.far = min(FAR, config.horizon)
-        self.window = model.frame_stack - 1 + self.past + self.far
 
     @torch.no_grad()
     def measure(self, check: Callable[[], None] = lambda: None) -> tuple[dict[str, Any], Gallery]:
@@ -121,9 +127,9 @@ class VideoEvaluation:
         if self.kept is None:
             model.calibration.reset()
         else:
-            parts = self.in_parts(self.kept, self.config.kept, self.window)
+            parts = self.side_by_side(self.kept, self.config.kept)
             calibrate(model, [(part.z, part.actions) for part in parts], check)
-        seen, held_out = self.embedded(self.seen), self.embedded(self.held_out)
+        held_out, observed = self.embedded(self.held_out, self.rows, self.length), self.observed()
         check()
         row: dict[str, Any] = collapse_gauges(held_out.z)
         row["embedding/between_clips"] = between_clips(held_out.z)
@@ -131,8 +137,8 @@ class VideoEvaluation:
         check()
         futures = model.imagine(held_out.z[:, :past], held_out.actions, self.config.particles)
         target = held_out.z[:, past:].transpose(0, 1)  # [H, N, D]
-        found = foresight(beliefs, futures, target, marginal_gaussian(seen.z))
-        row |= told(found)
+        foreseen = foresight(beliefs, futures, target, marginal_gaussian(observed.z))
+        row |= told(foreseen)
         row |= self.calibration(check)
         row |= {f"calibrated/{name}": value for name, value in model.calibration.told.items()}
         check()
@@ -146,21 +152,43 @@ class VideoEvaluation:
             row["retrieval/chance_mrr"] = chance_reciprocal_rank(candidates)
         check()
         window = model.frame_stack + past
-        frames = self.held_out.frames[:, :window].to(held_out.z.device)
-        actions = self.held_out.actions[:, : window - 1].to(frames.device)
-        row |= {f"surprise/{name}": value for name, value in surprise_auroc(model, frames, actions).items()}
+        frames = held_out.batch.frames[:, :window].to(held_out.z.device)
+        actions = held_out.batch.actions[:, : window - 1].to(frames.device)
+        elsewhere = far_apart(held_out.episode, torch.from_numpy(self.rows).to(frames.device))
+        found = surprise_auroc(model, frames, actions, elsewhere)
+        row |= {f"surprise/{name}": value for name, value in found.items()}
         check()
-        row |= self.probes(held_out, futures)
+        row |= probes(self.seen.state_names, observed, held_out, futures)
         check()
         gallery = self.pictures(held_out, beliefs, futures)
         return row | gallery_scores(gallery), gallery
 
-    def embedded(self, batch: ClipBatch) -> Windows:
-        """The windows on the model's device, embedded."""
-        device = self.model.offset.device
-        skipped = self.model.frame_stack - 1
+    def embedded(self, clips: Clips, rows: npt.NDArray[np.int64], length: int) -> Windows:
+        """Windows of `length` frames that begin at `rows`, on the model's device, embedded."""
+        device, skipped = self.model.offset.device, self.model.frame_stack - 1
+        batch = clips.windows(rows, length, self.stride)
         z = torch.cat([self.model.embed(part.to(device)) for part in batch.frames.split(CHUNK)])
-        return Windows(batch, z, batch.actions[:, skipped:].to(device), batch.states[:, skipped:].to(device))
+        actions, states = (part[:, skipped:].to(device) for part in (batch.actions, batch.states))
+        return Windows(batch, z, actions, states, torch.from_numpy(clips.episode_of(rows)).to(device))
+
+    def side_by_side(self, clips: Clips, most: int) -> Iterator[Windows]:
+        """Windows of a history and some steps ahead, always the same ones, read and embedded part by part.
+
+        They follow one another, so that nothing of an episode comes after two histories: what is counted in
+        them are data of their own.
+        """
+        length, every = self.model.frame_stack - 1 + self.past + self.far, self.far * self.stride
+        rows = clips.distinct(np.random.default_rng(SEED), most, length, self.stride, every)
+        for start in range(0, len(rows), READ_AT_ONCE):
+            yield self.embedded(clips, rows[start : start + READ_AT_ONCE], length)
+
+    def observed(self) -> Observed:
+        """Observations from all clips learnt from, embedded."""
+        length = self.model.frame_stack
+        rows = self.seen.distinct(np.random.default_rng(SEED), OBSERVED, length, self.stride)
+        chunks = np.array_split(rows, -(-len(rows) // READ_AT_ONCE))
+        parts = [self.embedded(self.seen, chunk, length) for chunk in chunks]
+        return Observed(torch.cat([p.z[:, 0] for p in parts]), torch.cat([p.states[:, 0] for p in parts]))
 
     def beliefs(self, z: Tensor, actions: Tensor) -> list[Belief]:
         """At each step ahead: of Gaussian beliefs by moments, else by particles, which keep their shape.
@@ -177,18 +205,19 @@ class VideoEvaluation:
 
         One step ahead after every history that is whole; several steps ahead on the first of the windows,
         where it costs more. Biases are shares held minus shares promised: above 0 beliefs are too wide.
+        Standard errors are those of means over episodes.
         """
         c, far = self.config, self.far
-        clips = {"seen": self.seen_clips, "held_out": self.held_out_clips}
+        clips = {"seen": self.seen, "held_out": self.held_out}
         near: dict[str, list[Ranks]] = {name: [] for name in clips}
         ahead: list[Ranks] = []
         for name, found in near.items():
-            left = c.calibration_far if name == "held_out" and far > 1 else 0
-            for part in self.in_parts(clips[name], c.calibration, self.window):
+            left = c.coverage_far if name == "held_out" and far > 1 else 0
+            for part in self.side_by_side(clips[name], c.coverage):
                 found.append(self.one_step(part))
                 check()
                 if left > 0:
-                    ahead.append(self.several_steps(part.z[:left], part.actions[:left]))
+                    ahead.append(self.several_steps(part, left))
                     left -= len(part.z)
                     check()
         row: dict[str, Any] = {"calibration/one_step_levels": LEVELS, "calibration/nominal": NOMINAL}
@@ -198,9 +227,11 @@ class VideoEvaluation:
             row[f"calibration/one_step_{name}"] = observed_coverage(mass, LEVELS) - nominal
         for step, found in ((1, near["held_out"]), (far, ahead)):
             if found:
-                mass, place = (torch.cat(values) for values in zip(*found, strict=True))
+                episode, mass, place = (torch.cat(values) for values in zip(*found, strict=True))
                 row[f"calibration/observed_{step}"] = observed_coverage(mass)
                 row[f"calibration/error_{step}"] = coverage_error(mass).amax()
+                inside = mass[:, None] <= torch.tensor(LEVELS, device=mass.device)
+                row[f"calibration/stderr_{step}"] = standard_error(inside.float(), episode)
                 row[f"calibration/pit_{step}"] = place.cpu().histc(BINS, 0, 1)
         return row
 
@@ -209,47 +240,23 @@ class VideoEvaluation:
         model, past = self.model, self.past
         belief = model.believe_each(windows.z[:, :-1], windows.actions)
         value = windows.z[:, 1:]
-        place = rank_pit(belief.sample((SAMPLES,)), value, self.places())
-        return Ranks(belief.coverage(value)[:, past - 1 :].flatten(), place[:, past - 1 :].flatten(0, 1))
+        mass, place = belief.coverage(value), rank_pit(belief.sample((SAMPLES,)), value, self.places())
+        whole = slice(past - 1, None)  # histories
+        episode = windows.episode[:, None].expand_as(mass)
+        return Ranks(*(part[:, whole].flatten(0, 1) for part in (episode, mass, place)))
 
-    def several_steps(self, z: Tensor, actions: Tensor) -> Ranks:
-        """Of the last embedding of each window, under the belief after its history."""
+    def several_steps(self, windows: Windows, most: int) -> Ranks:
+        """Of the last embedding of each of the first windows, under the belief after its history."""
+        z, actions = windows.z[:most], windows.actions[:most]
         past, particles = z[:, : self.past], self.config.particles
         futures = self.model.imagine(past, actions, particles)[-1]
         belief, generator = self.beliefs(z, actions)[-1], self.places()
         mass = region_mass(belief, futures, z[:, -1], generator)
-        return Ranks(mass, rank_pit(futures, z[:, -1], generator))
+        return Ranks(windows.episode[:most], mass, rank_pit(futures, z[:, -1], generator))
 
     def places(self) -> torch.Generator:
         """Of where ranks lie between two draws."""
         return torch.Generator().manual_seed(SEED)
-
-    def in_parts(self, clips: Clips, count: int, length: int) -> Iterator[Windows]:
-        """So many windows of `length` frames, always the same ones, read and embedded part by part."""
-        generator = np.random.default_rng(SEED)
-        for done in range(0, count, READ_AT_ONCE):
-            size = min(READ_AT_ONCE, count - done)
-            yield self.embedded(clips.sample(generator, size, length, self.stride))
-
-    def probes(self, held_out: Windows, futures: Tensor) -> dict[str, Tensor]:
-        """R² of a linear probe of the true state: on embeddings, and on the mean of the last belief.
-
-        It is fitted once, on embeddings of observations from all clips learnt from.
-        """
-        names = self.seen_clips.state_names
-        if not names:
-            return {}
-        count = min(PROBED, len(self.seen_clips))
-        parts = self.in_parts(self.seen_clips, count, self.model.frame_stack)
-        z, states = zip(*((part.z[:, 0], part.states[:, 0]) for part in parts), strict=True)
-        fitted = torch.cat(z), torch.cat(states)
-        now = linear_probe_r2(*fitted, held_out.z.flatten(0, 1), held_out.states.flatten(0, 1))
-        ahead = linear_probe_r2(*fitted, futures[-1].mean(0), held_out.states[:, -1])
-        return {
-            f"{kind}/{name}": value
-            for kind, values in (("probe/r2", now), ("probe/ahead_r2", ahead))
-            for name, value in zip(names, values, strict=True)
-        }
 
     def pictures(self, windows: Windows, beliefs: list[Belief], futures: Tensor) -> Gallery:
         """Decoded pictures of the first clips beside what was seen."""
@@ -279,6 +286,25 @@ class VideoEvaluation:
 
         side = frames.shape[-1] // 8
         return occlusion_heatmap(entropy, frames[:, -1], window=2 * side, stride=side)
+
+
+def probes(names: Sequence[str], observed: Observed, held_out: Windows, futures: Tensor) -> dict[str, Tensor]:
+    """R² of a linear probe of the true state, fitted once to what was observed: of embeddings, and of
+    the last belief's mean.
+
+    Arguments:
+        names: of the state's variables; there may be none.
+        futures: `[H, S, N, D]`.
+    """
+    if not names:
+        return {}
+    now = linear_probe_r2(*observed, held_out.z.flatten(0, 1), held_out.states.flatten(0, 1))
+    ahead = linear_probe_r2(*observed, futures[-1].mean(0), held_out.states[:, -1])
+    return {
+        f"{kind}/{name}": value
+        for kind, values in (("probe/r2", now), ("probe/ahead_r2", ahead))
+        for name, value in zip(names, values, strict=True)
+    }
 
 
 def leading_directions(belief: Belief, rows: slice) -> Tensor:

@@ -4,9 +4,6 @@ import re
 from dataclasses import fields, is_dataclass
 
 import pytest
-from hydra import compose, initialize_config_module
-from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
 
 from agents.agent import EncoderMode
 from agents.config import (
@@ -17,6 +14,7 @@ from agents.config import (
     check_against_episode,
     run_path,
 )
+from gje_world.command import composed
 from gje_world.objectives import OBJECTIVES, objective_options
 from gje_world.options import plain_value, value_of
 
@@ -299,9 +297,7 @@ def test_a_plain_configuration_is_nested_plain_values():
 @pytest.mark.parametrize("preset", ["default", "debug"])
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES.keys() - {"vi_simsiam"}))
 def test_every_preset_and_objective_composes_to_what_fits(preset, objective):
-    ConfigStore.instance().store(name="train_schema", node=TrainConfig)
-    with initialize_config_module("configs", version_base=None):
-        config = OmegaConf.to_object(compose("train", [f"preset={preset}", f"objective={objective}"]))
+    config = composed("train", TrainConfig, f"preset={preset}", f"objective={objective}")
     check(config)
     own = {"consistency": "point", "gmje_mdn": "mixture", "vje": "diagonal"}
     belief = own.get(objective, TrainConfig().belief.name)
@@ -310,11 +306,9 @@ def test_every_preset_and_objective_composes_to_what_fits(preset, objective):
 
 
 def test_debug_runs_of_other_words_stand_in_other_directories():
-    ConfigStore.instance().store(name="train_schema", node=TrainConfig)
     found = set()
     for words in ([], ["belief=low_rank"], ["objective=gmje"], ["seed=2"], ["task=dmc/walker-walk"]):
-        with initialize_config_module("configs", version_base=None):
-            config = OmegaConf.to_object(compose("train", ["preset=debug", *words]))
+        config = composed("train", TrainConfig, "preset=debug", *words)
         assert config.run_dir.startswith("runs/debug/")
         found.add(config.run_dir)
     assert len(found) == 5

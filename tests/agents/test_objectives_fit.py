@@ -4,14 +4,12 @@ import dot
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_module
-from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
 
 from agents.building import make_agent
 from agents.config import TrainConfig, check
 from agents.replay import Batch
 from gje_world.beliefs import HEADS
+from gje_world.command import composed
 from gje_world.objectives import OBJECTIVES
 
 FITS = sorted(OBJECTIVES.keys() - {"vi_simsiam"})
@@ -19,10 +17,8 @@ FITS = sorted(OBJECTIVES.keys() - {"vi_simsiam"})
 
 def agent_for(*options):
     """A small agent with these overrides on the command line."""
-    ConfigStore.instance().store(name="train_schema", node=TrainConfig)
     words = [f"{name}={value}" for name, value in (dot.OPTIONS | {"world.dim": 8}).items()]
-    with initialize_config_module("configs", version_base=None):
-        config = OmegaConf.to_object(compose("train", [*words, *options]))
+    config = composed("train", TrainConfig, *words, *options)
     check(config)
     torch.manual_seed(0)
     return make_agent(config, 1, 0.95)

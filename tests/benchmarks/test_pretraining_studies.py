@@ -14,12 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_module
-from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
 from PIL import Image
 from torchmetrics.functional.classification import binary_auroc
 
+from gje_world.command import composed
 from gje_world.evaluation.classification import fit_linear_probe
 from gje_world.networks import AdaptedEncoder, ConvEncoder, make_encoder
 from gje_world.predictor import ViewPredictor
@@ -187,21 +185,14 @@ def test_validation_is_on_images_that_nothing_has_seen(table, pictures):
 def test_every_methods_words_are_taken_and_encoders_are_alike(benchmark, pictures):
     module = benchmark("cifar_table")
     options = module.argparse.Namespace(epochs=12, images=20_000, batch=256, words=[])
-    ConfigStore.instance().store(name="pretrain_schema", node=PretrainConfig)
     shapes = {}
-    with initialize_config_module("configs", version_base=None):
-        for name in module.METHODS:
-            words = [
-                "data=zip",
-                f"data.path={pictures}",
-                "data.image_size=32",
-                *module.words_of(name, options),
-            ]
-            config = OmegaConf.to_object(compose("pretrain", words))
-            shapes[name] = check(config).method.encoder.description
-            assert config.engine.updates == 937
-            if config.method.name in ("byol", "dino"):
-                assert config.method.momentum == 0.99
+    pixels = ["data=zip", f"data.path={pictures}", "data.image_size=32"]
+    for name in module.METHODS:
+        config = composed("pretrain", PretrainConfig, *pixels, *module.words_of(name, options))
+        shapes[name] = check(config).method.encoder.description
+        assert config.engine.updates == 937
+        if config.method.name in ("byol", "dino"):
+            assert config.method.momentum == 0.99
     on_conv = [shapes[name] for name in (*module.GJE_METHODS, *module.BASELINES)]
     assert all(shape["architecture"] == on_conv[0]["architecture"] for shape in on_conv)
     for name in module.ON_VIT:

@@ -58,6 +58,19 @@ def test_a_corrupt_file_is_named_and_skipped_and_a_cache_is_not_decoded_again(tm
     assert decoded == ["c.mp4"]
 
 
+def test_a_film_whose_name_is_no_utf8_is_a_film(tmp_path):
+    folder = tmp_path / "films"
+    folder.mkdir()
+    write_video(folder / "plain.mp4", steps(6))
+    try:
+        (folder / "plain.mp4").rename(folder / "caf\udce9.mp4")
+    except OSError:
+        pytest.skip("this file system wants names in UTF-8")
+    clips = decode_films(folder, tmp_path / "cache", 16)
+    assert clips.episodes == 1 and clips.description()["frames"] == 6
+    assert decode_films(folder, tmp_path / "cache", 16).sources == clips.sources
+
+
 @pytest.mark.parametrize("source", ["films", "hdf5"])
 def test_what_has_changed_on_the_disk_is_not_taken_from_the_cache(tmp_path, source):
     def write(count):

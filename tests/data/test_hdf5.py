@@ -98,9 +98,19 @@ def test_what_is_not_in_the_layout_is_named(clips, tmp_path):
     with pytest.raises(ClipsError, match="episodes that do not lie within its 15 rows"):
         import_hdf5(path, tmp_path / "back", SIZE)
     with h5py.File(path, "a") as file:
+        del file["ep_len"]
+        file["ep_len"] = [5, 4, 7]
+    with pytest.raises(ClipsError, match="share rows: one of 4 from row 5, one from row 8"):
+        import_hdf5(path, tmp_path / "back", SIZE)
+    with h5py.File(path, "a") as file:
         del file["action"]
         file["action"] = np.zeros((9, 2))
     with pytest.raises(ClipsError, match="has 9 rows of action, but 15 of pixels"):
+        import_hdf5(path, tmp_path / "back", SIZE)
+    with h5py.File(path, "a") as file:
+        del file["pixels"]
+        file["pixels"] = np.zeros((15, SIZE, SIZE, 4), np.uint8)
+    with pytest.raises(ClipsError, match=r"must have 1 or 3 channels, first or last of \[N, H, W, C\]; got"):
         import_hdf5(path, tmp_path / "back", SIZE)
     with h5py.File(path, "a") as file:
         del file["pixels"]

@@ -39,6 +39,39 @@ def numbered(lengths, path, action_dim=2):
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=8),
     length=st.integers(1, 5),
     stride=st.integers(1, 3),
+    every=st.integers(1, 4),
+    most=st.integers(1, 100),
+    part=st.booleans(),
+)
+def test_distinct_windows_are_all_that_there_are_or_some_of_them(lengths, length, stride, every, most, part):
+    with tempfile.TemporaryDirectory() as folder:
+        clips, numbers = numbered(lengths, folder), np.arange(len(lengths))
+        if part and len(lengths) > 1:
+            names = {f"clip {number}": "" for number in numbers[::-2]}  # some of them, in another order
+            clips, numbers = clips.of_sources(names), numbers[::-2]
+        span = (length - 1) * stride + 1
+        there = {
+            (number, start)
+            for number in numbers.tolist()
+            for start in range(0, lengths[number] - span + 1, every)
+        }
+        if not there:
+            with pytest.raises(ClipsError, match=f"needs {span} frames"):
+                clips.distinct(np.random.default_rng(0), most, length, stride, every)
+            return
+        rows = clips.distinct(np.random.default_rng(0), most, length, stride, every)
+        states = clips.windows(rows, length, stride).states
+        assert (numbers[clips.episode_of(rows)] == states[:, 0, 0].numpy()).all()
+    assert (states[..., 0] == states[:, :1, 0]).all() and (states[..., 1].diff(dim=1) == stride).all()
+    found = [(int(episode), int(start)) for episode, start in states[:, 0]]
+    assert len(set(found)) == len(found) == min(most, len(there)) and set(found) <= there
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=8),
+    length=st.integers(1, 5),
+    stride=st.integers(1, 3),
     together=st.sampled_from([1, 2, 8]),
     seed=st.integers(0, 1000),
 )

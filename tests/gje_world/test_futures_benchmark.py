@@ -202,6 +202,19 @@ def test_a_predictor_of_ones_own_stands_in_the_table_by_one_function(quick, tmp_
         assert after > before
 
 
+def test_a_file_that_changes_while_a_row_is_made_is_measured_anew(quick, tmp_path, monkeypatch):
+    (tmp_path / "changing.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    config = BenchmarkConfig(worlds=["junction_2"], predictors=["changing:make"], contexts=20)
+    (tmp_path / "portraits").mkdir()
+    bench = Bench(config, tmp_path)
+    before = bench.made_by["changing:make"]
+    (tmp_path / "changing.py").write_text(MINE + "\n")
+    row = bench.row("junction_2", "changing:make", 1, lambda: None)
+    assert row["made_by"] == before != Bench(config, tmp_path).made_by["changing:make"]
+
+
 class Walk:
     """A point that goes where it is pushed."""
 

@@ -19,13 +19,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_module
-from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
 from PIL import Image
 
 import gje_world
 import gje_world.pretrain
+from gje_world import command
 from gje_world.data.images import Images
 from gje_world.evaluation.pretraining import evaluate_encoder
 from gje_world.methods import METHODS, method_options
@@ -72,10 +70,7 @@ def run(*words: str) -> int:
     return ended.value.code
 
 
-def composed(*words: str) -> PretrainConfig:
-    ConfigStore.instance().store(name="pretrain_schema", node=PretrainConfig)
-    with initialize_config_module("configs", version_base=None):
-        return OmegaConf.to_object(compose("pretrain", list(words)))
+composed = partial(command.composed, "pretrain", PretrainConfig)
 
 
 @pytest.mark.parametrize("name", METHODS)

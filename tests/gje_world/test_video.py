@@ -19,6 +19,7 @@ import torch
 import gje_world
 from gje_world.beliefs import HEADS, DiagonalGaussian
 from gje_world.beliefs.config import BeliefConfig
+from gje_world.command import composed
 from gje_world.data import Clips, ClipWriter
 from gje_world.data.clips import ClipBatch, ClipsError
 from gje_world.evaluation.collapse import between_clips
@@ -96,6 +97,13 @@ def whole(clips, tmp_path_factory):
     path = tmp_path_factory.mktemp("whole") / "run"
     assert run(*options(path, clips)) == 0
     return path
+
+
+def test_every_preset_fits_and_a_word_of_ones_own_goes_before_it():
+    for preset in ("default", "debug", "control"):
+        check(composed("video", VideoConfig, f"preset={preset}"))
+    found = composed("video", VideoConfig, "preset=control", "predictor=transformer", "encoder.dim=32")
+    assert (found.predictor.name, found.encoder.name, found.encoder.dim) == ("transformer", "keypoints", 32)
 
 
 @torch.no_grad()
@@ -213,8 +221,9 @@ def test_a_run_does_not_go_on_with_other_clips(whole, clips, capsys, tmp_path):
     assert "began with other clips (clips.json tells which)" in capsys.readouterr().err
 
 
-class Told(torch.nn.Module):
-    """A model that looks at one pixel, a number drawn anew for each frame, and knows its law, or not."""
+class Walking(torch.nn.Module):
+    """A model of a random walk of unit steps, of which frames hold the place in three bytes, and its law:
+    known, or taken for so many times as wide."""
 
     frame_stack, history, dim = 1, 2, 1
 
@@ -223,32 +232,40 @@ class Told(torch.nn.Module):
         self.width, self.offset = width, torch.zeros(1)
 
     def embed(self, frames):
-        uniform = (frames[..., 0, 0, :1].float() + torch.rand(frames.shape[:-3]).unsqueeze(-1)) / 256
-        return 2**0.5 * torch.erfinv((2 * uniform - 1).clamp(-0.9999, 0.9999))  # standard normal
+        return (frames[..., 0, 0].float() @ torch.tensor([65536.0, 256.0, 1.0]) / 65536 - 128).unsqueeze(-1)
 
     def believe_each(self, z, action):
-        return DiagonalGaussian(torch.zeros_like(z), torch.full_like(z, self.width))
+        return DiagonalGaussian(z, torch.full_like(z, self.width))
 
     def believe(self, z, action):
         return self.believe_each(z[:, -1], action)
 
     def propagate(self, z, action, method, particles):
-        return [self.believe(z, action)] * (action.shape[1] - z.shape[1] + 1)
+        steps = range(1, action.shape[1] - z.shape[1] + 2)
+        last = z[:, -1]
+        return [DiagonalGaussian(last, torch.full_like(last, self.width * step**0.5)) for step in steps]
 
     def imagine(self, z, action, particles):
         return torch.stack([b.sample((particles,)) for b in self.propagate(z, action, "", particles)])
 
 
+@pytest.fixture(scope="module")
+def walks(tmp_path_factory):
+    """Random walks, as `Walking` sees them."""
+    chance = np.random.default_rng(0)
+    with ClipWriter(tmp_path_factory.mktemp("walks") / "clips", (3, 16, 16)) as made:
+        for _ in range(400):
+            place = ((chance.normal(0, 1, 23).cumsum() + 128) * 65536).astype(int)
+            pixels = np.stack([place >> 16, place >> 8 & 255, place & 255], 1).astype(np.uint8)
+            made.append(np.broadcast_to(pixels[:, :, None, None], (23, 3, 16, 16)))
+    return made
+
+
 @pytest.mark.parametrize("width", [0.5, 1.0, 2.0])
-def test_the_share_held_by_regions_is_that_of_a_belief_that_is_known(width, tmp_path):
+def test_the_share_held_by_regions_is_that_of_a_belief_that_is_known(width, walks):
     torch.manual_seed(0)
-    chance, made = np.random.default_rng(0), ClipWriter(tmp_path / "clips", (1, 16, 16))
-    for _ in range(400):
-        made.append(
-            np.broadcast_to(chance.integers(256, size=(20, 1, 1, 1)), (20, 1, 16, 16)).astype(np.uint8)
-        )
-    config = VideoEvaluationConfig(clips=2, horizon=5, calibration=2048, calibration_far=1024)
-    evaluation = VideoEvaluation(Told(width), Decoder(1, 1, 16, 1), *made.split(0.5), config)
+    config = VideoEvaluationConfig(clips=2, horizon=5, coverage=2048, coverage_far=2048)
+    evaluation = VideoEvaluation(Walking(width), Decoder(1, 3, 16, 1), *walks.split(0.5), config)
     row = evaluation.calibration()
     levels = torch.tensor((0.5, 0.9, 0.95))
     held = torch.erf(width * torch.erfinv(levels))  # of a standard normal, in intervals so much too wide
@@ -257,11 +274,31 @@ def test_the_share_held_by_regions_is_that_of_a_belief_that_is_known(width, tmp_
         torch.testing.assert_close(bias, held - levels, atol=0.02, rtol=0)
     for step in (1, 5):
         worst = (held - levels).abs().max()
-        torch.testing.assert_close(row[f"calibration/error_{step}"], worst, atol=0.03, rtol=0)
+        torch.testing.assert_close(row[f"calibration/error_{step}"], worst, atol=0.04, rtol=0)
         place = row[f"calibration/pit_{step}"]
-        assert place.sum() == (2048 * 5 if step == 1 else 1024)
+        told = 200 * 4 * (5 if step == 1 else 1)  # windows of 7 frames that start 5 apart in 23
+        assert place.sum() == told
         ends = float((place[0] + place[-1]) / place.sum())
         assert abs(ends - 0.1) < 0.04 if width == 1 else (ends > 0.1) == (width < 1)
+        independent = (held * (1 - held) / told).sqrt()
+        torch.testing.assert_close(row[f"calibration/stderr_{step}"], independent, atol=0.002, rtol=0.25)
+
+
+def test_windows_that_are_measured_are_distinct_however_few_there_are(walks):
+    lone = walks.of_length(23)._part(np.array([0, 1]))
+    evaluation = VideoEvaluation(
+        Walking(1.0), Decoder(1, 3, 16, 1), *lone.split(0.5), VideoEvaluationConfig(clips=128, horizon=5)
+    )
+    assert len(evaluation.rows) == len(set(evaluation.rows.tolist())) == 23 - 7 + 1
+
+
+def test_a_marginal_is_that_of_many_clips_and_not_of_the_few_that_are_measured_on(walks):
+    """The walk's place is of variance (1 + … + 23) / 23 over all moments of all walks."""
+    config = VideoEvaluationConfig(clips=2, horizon=5)
+    evaluation = VideoEvaluation(Walking(1.0), Decoder(1, 3, 16, 1), *walks.split(0.5), config)
+    observed = evaluation.observed()
+    assert len(observed.z) == 4096
+    assert float(observed.z.var()) == pytest.approx(12, rel=0.2)
 
 
 def test_the_report_shows_futures_and_every_score(whole):
@@ -396,7 +433,7 @@ def test_a_moving_average_moves_once_in_an_update_however_many_parts_that_has():
     assert all(torch.equal(a, b) for a, b in zip(before, average.parameters(), strict=True))
 
 
-def test_the_resolution_is_set_between_updates_so_that_a_compiled_one_stays_compiled():
+def test_the_resolution_falls_between_updates_and_not_within_one():
     learner = learner_of(objective={"resolution": 0.4}, settle=0.4, finest=0.1)
     found = []
     for update in range(10):
@@ -450,8 +487,37 @@ def test_where_nothing_changes_what_the_belief_rests_on_is_nowhere_however_it_is
     config = VideoEvaluationConfig(clips=4, horizon=1)
     evaluation = VideoEvaluation(model, Decoder(8, 3, 16, 4), *Clips.open(clips).split(0.5), config)
     with torch.no_grad():
-        heat = evaluation.heat(evaluation.embedded(evaluation.held_out))
+        heat = evaluation.heat(evaluation.embedded(evaluation.held_out, evaluation.rows, evaluation.length))
     assert heat.abs().max() == 0
+
+
+class Corner(torch.nn.Module):
+    """A model that is the less sure the brighter a corner of the newest frame is, and blind to all else."""
+
+    frame_stack, history, dim = 2, 2, 1
+
+    def __init__(self):
+        super().__init__()
+        self.offset = torch.zeros(1)
+
+    def embed(self, frames):
+        return frames[:, 1:, 0, :2, :2].float().mean((-2, -1)).unsqueeze(-1) / 255
+
+    def believe(self, z, action):
+        return DiagonalGaussian(torch.zeros_like(z[:, -1]), z[:, -1].exp())
+
+
+def test_what_a_belief_rests_on_is_where_hiding_it_from_the_newest_frame_changes_its_entropy(tmp_path):
+    with ClipWriter(tmp_path / "clips", (3, 16, 16)) as made:
+        for _ in range(4):
+            frames = np.full((6, 3, 16, 16), 200, np.uint8)
+            frames[2, :, :8, :8] = 0  # of the newest of a history: two frames in each of two embeddings
+            made.append(frames)
+    config = VideoEvaluationConfig(clips=2, horizon=3)
+    evaluation = VideoEvaluation(Corner(), Decoder(1, 3, 16, 1), *made.split(0.5), config)
+    heat = evaluation.heat(evaluation.embedded(evaluation.held_out, evaluation.rows, evaluation.length))
+    assert (heat[:, 0, 0] > 0.2).all()  # what hides it is brighter than black: less sure
+    assert (heat[:, 8:, 8:] == 0).all()
 
 
 class MeanLevels(torch.nn.Module):
@@ -527,6 +593,7 @@ def refused(capsys, *arguments: str) -> str:
         ("encoder.name=vgg", ["vgg", "conv"]),
         ("predictor.heads=3", ["hidden", "heads=3"]),
         ("learning.lr=0", ["learning.lr=0.0", "above 0"]),
+        ("data.seed=-1", ["data.seed=-1 must be at least 0"]),
         ("learning.settle=0.99", ["learning.settle=0.99 leaves an encoder none of engine.updates="]),
         ("data.length=5", ["evaluation.horizon=5 needs clips of 9 frames", "has 5"]),
         ("data.image_size=40", ["40", "multiple of 16"]),
@@ -559,8 +626,8 @@ def test_a_belief_without_density_is_refused_though_it_can_be_learnt():
 
 
 def test_a_contrast_is_refused_where_the_encoder_never_rests():
-    config = VideoConfig(objective=ObjectiveConfig(contrast=0.8), learning=LearningConfig(settle=0.0))
-    with pytest.raises(ConfigError, match=r"objective.contrast=0.8 must be 0 with learning.settle=0"):
+    config = VideoConfig(objective=ObjectiveConfig(contrast=0.8), learning=LearningConfig(settle=1e-9))
+    with pytest.raises(ConfigError, match=r"objective.contrast=0.8 must be 0 with learning.settle=1e-09"):
         check(config)
 
 
