@@ -83,7 +83,9 @@ def train_until_stopped(
     except OSError as error:
         raise ConfigError(f"run_dir={path} cannot be used: {error.strerror}; choose another") from error
     with (
-        RunDirectory.open(path, plain_value(config), changeable=CHANGEABLE) as run,
+        RunDirectory.open(
+            path, plain_value(config), changeable=CHANGEABLE, defaults=plain_value(TrainConfig())
+        ) as run,
         stop_on_signals() as stop,
     ):
         keep_encoder(config, encoder, run.path)

@@ -33,6 +33,8 @@ def main() -> None:
     options.add_argument("--updates", type=int, default=10, help="learnt")
     options.add_argument("--threads", type=int, default=None, help="all cores unless told otherwise")
     arguments = options.parse_args()
+    if arguments.updates < 1:
+        options.error(f"--updates {arguments.updates} must be at least 1")
     set_threads(arguments.threads)
     shape = (3, SIZE, SIZE)
     generator = np.random.default_rng(0)

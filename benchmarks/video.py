@@ -23,7 +23,9 @@ from pathlib import Path
 
 from measure import parser, write_csv
 
-from gje_world.command import composed
+from gje_world.command import configuration
+from gje_world.evaluation import NOMINAL
+from gje_world.evaluation.scores import LEVELS
 from gje_world.training.metrics import read_metrics
 from gje_world.training.origin import origin_of
 from gje_world.video.config import VideoConfig
@@ -38,7 +40,7 @@ POSITIONS = ("position", "to_target")
 
 def configured(task: str, seed: int, updates: int, threads: int | None, folder: Path) -> VideoConfig:
     """The run of a task and seed, in `folder`."""
-    config: VideoConfig = composed("video", VideoConfig, "preset=control", "data=clips", *BELIEF)
+    config: VideoConfig = configuration("video", VideoConfig, "preset=control", "data=clips", *BELIEF)
     config.seed, config.run_dir = seed, str(folder / f"{task}-seed{seed}")
     config.data.path = str(folder / task)
     config.engine = replace(config.engine, updates=updates, evaluate_every=updates, threads=threads)
@@ -61,8 +63,10 @@ def measured(config: VideoConfig) -> dict[str, object]:
         for level, bias in zip((50, 90, 95), row[f"calibration/one_step_{part}"], strict=True):
             found[f"coverage_bias_{level}_{part}"] = round(bias, 3)
     for step in (1, 5):
+        held = dict(zip(NOMINAL, row[f"calibration/observed_{step}"], strict=True))
+        worst = max(range(len(LEVELS)), key=lambda place: abs(held[LEVELS[place]] - LEVELS[place]))
         found[f"coverage_error_{step}"] = round(row[f"calibration/error_{step}"], 3)
-        found[f"coverage_stderr_{step}"] = round(max(row[f"calibration/stderr_{step}"]), 3)
+        found[f"coverage_stderr_{step}"] = round(row[f"calibration/stderr_{step}"][worst], 3)
         found[f"nll_{step}"] = round(row["foresight/nll"][step - 1], 3)
         found[f"retrieval_mrr_{step}"] = round(row[f"retrieval/mrr_{step}"], 3)
     found["beats_marginal_to_step"] = row["foresight/horizon"]

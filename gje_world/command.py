@@ -116,7 +116,7 @@ def compose(name: str, arguments: Sequence[str]) -> list[Any]:
     return composed
 
 
-def composed(name: str, schema: type, *arguments: str) -> Any:
+def configuration(name: str, schema: type, *arguments: str) -> Any:
     """The configuration that the command `name` would run with these `arguments`, for its work from Python.
 
     Arguments:
@@ -127,7 +127,7 @@ def composed(name: str, schema: type, *arguments: str) -> Any:
     """
     ConfigStore.instance().store(name=f"{name}_schema", node=schema)
     with hydra.initialize_config_module("configs", version_base=None):
-        return OmegaConf.to_object(hydra.compose(name, list(arguments)))
+        return OmegaConf.to_object(OmegaConf.merge(schema, hydra.compose(name, list(arguments))))
 
 
 def fail(message: str, status: int = 2) -> int:

@@ -220,7 +220,14 @@ def pretrain(config: PretrainConfig) -> int:
     path = run_path(config)
     sources = told_apart(config.data, data)
     with (
-        open_run(fabric, path, plain_value(config), changeable=CHANGEABLE, sources=sources) as run,
+        open_run(
+            fabric,
+            path,
+            plain_value(config),
+            changeable=CHANGEABLE,
+            sources=sources,
+            defaults=plain_value(PretrainConfig()),
+        ) as run,
         stop_on_signals() as stop,
     ):
         training = Engine(

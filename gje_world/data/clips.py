@@ -183,10 +183,18 @@ class Clips:
         episode = np.searchsorted(ends, chosen, side="right")
         return self.intervals[episode, 0] + every * (chosen - (ends - places)[episode])
 
-    def episode_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Number of the episode that each of `rows [N]` lies in."""
+    @property
+    def groups(self) -> npt.NDArray[np.intp]:
+        """Number, from 0 on, of what each episode was made from, `[E]`; its own, where that is one thing."""
+        sources = self.sources
+        place = {name: index for index, name in enumerate(dict.fromkeys(sources))}
+        return np.arange(self.episodes) if len(place) == 1 else np.array([place[s] for s in sources])
+
+    def group_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.intp]:
+        """The group of the episode that each of `rows [N]` lies in."""
         order = np.argsort(self.intervals[:, 0])
-        return order[np.searchsorted(self.intervals[order, 0], rows, side="right") - 1]
+        episode = order[np.searchsorted(self.intervals[order, 0], rows, side="right") - 1]
+        return self.groups[episode]
 
     def _places(self, length: int, stride: int) -> npt.NDArray[np.int64]:
         """How many windows begin in each episode, `[E]`.
@@ -234,9 +242,7 @@ class Clips:
                 for part in ([first, cut], [cut, end])
             )
             return before, after
-        sources = self.sources
-        place = {name: index for index, name in enumerate(dict.fromkeys(sources))}
-        groups = np.arange(self.episodes) if len(place) == 1 else np.array([place[s] for s in sources])
+        groups = self.groups
         there = int(groups.max()) + 1
         order = np.random.default_rng(0).permutation(there)
         count = min(max(1, round(held_out * there)), there - 1)

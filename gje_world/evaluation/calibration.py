@@ -18,7 +18,7 @@ def standard_error(value: Tensor, cluster: Tensor) -> Tensor:
 
     Arguments:
         value: `[N, ...]`.
-        cluster: of each datum, `[N]`, from 0 on.
+        cluster: of each datum, any number, `[N]`.
     """
     deviation = value - value.mean(0)
     _, place = cluster.unique(return_inverse=True)

@@ -1,4 +1,4 @@
-"""How good are beliefs several steps ahead? Likelihood, energy score, regions, ranks, sharpness by step."""
+"""How good are beliefs several steps ahead? Likelihood, energy score, regions and sharpness by step."""
 
 from __future__ import annotations
 

@@ -40,16 +40,17 @@ EVENTS: dict[str, Event] = {
 clip the index of one that is `elsewhere`."""
 
 
-def far_apart(episode: Tensor, row: Tensor) -> Tensor:
-    """Of each of `N` windows the index of one of another episode, or of a lone episode, the farthest in time.
+def far_apart(group: Tensor, row: Tensor) -> Tensor:
+    """Of each of `N` windows the index of one of another film or episode, or of a lone one, the farthest in
+    time; of a lone window its own.
 
     Arguments:
-        episode: that each lies in, `[N]`.
+        group: film or episode that each is of, `[N]`.
         row: where it begins, `[N]`.
     """
-    places = torch.arange(len(episode), device=episode.device)
+    places = torch.arange(len(group), device=group.device)
     after = (places[:, None] + places) % len(places)  # [N, N]: each itself, then those after it in turn
-    other = episode[after] != episode[:, None]
+    other = group[after] != group[:, None]
     first = after[places, other.int().argmax(1)]
     return torch.where(other.any(1), first, (row[:, None] - row).abs().argmax(1))
 
@@ -74,12 +75,17 @@ def surprise_auroc(model: VideoModel, frames: Tensor, actions: Tensor, elsewhere
     Arguments:
         frames: uint8 `[N, T, C, H, W]`, of `N` clips.
         actions: `[N, T-1, A]`.
-        elsewhere: of each clip the index of another, `[N]` (`far_apart`).
+        elsewhere: of each clip the index of another, `[N]` (`far_apart`). Where it is its own, there is
+            nowhere to go: teleports are NaN then, and left out of all.
     """
     background = frames.flatten(0, 1).float().median(0).values.to(torch.uint8)
     possible = last_surprise(model, frames, actions)
     found, impossible = {}, []
+    alone = bool((elsewhere == torch.arange(len(elsewhere), device=elsewhere.device)).any())
     for name, event in EVENTS.items():
+        if alone and event is teleport:
+            found[name] = float("nan")
+            continue
         changed = torch.cat([frames[:, :-1], event(frames, background, elsewhere).unsqueeze(1)], 1)
         impossible.append(last_surprise(model, changed, actions))
         found[name] = auroc(possible, impossible[-1])

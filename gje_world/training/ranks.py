@@ -86,6 +86,7 @@ def open_run(
     *,
     changeable: Collection[str] = (),
     sources: Mapping[str, Mapping[str, Any]] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Iterator[RunDirectory]:
     """The run directory, opened and locked by the first rank (`RunDirectory.open`); the others only read.
 
@@ -95,7 +96,7 @@ def open_run(
     run, refused = None, ""
     if fabric.is_global_zero:
         try:
-            run = RunDirectory.open(path, config, changeable=changeable, sources=sources)
+            run = RunDirectory.open(path, config, changeable=changeable, sources=sources, defaults=defaults)
         except RunDirectoryError as error:
             refused = str(error)
     refused = from_all_ranks(refused)[0]

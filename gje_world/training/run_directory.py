@@ -42,6 +42,7 @@ class RunDirectory:
         *,
         changeable: Collection[str] = (),
         sources: Mapping[str, Mapping[str, Any]] | None = None,
+        defaults: Mapping[str, Any] | None = None,
     ) -> RunDirectory:
         """Creates the run directory, or takes up the run it holds after checking that it is the same run.
 
@@ -52,6 +53,8 @@ class RunDirectory:
                 from the values on disk when a run goes on; `config.yaml` then takes the new values.
             sources: what the run learns from, by name, such as "clips": what tells it from others is kept in
                 a json of that name.
+            defaults: what options are where nothing is asked. A run that an earlier version began may lack
+                some on disk: they were so then.
 
         Raises:
             RunDirectoryError: the path is a file, cannot be written or is full, another process writes to
@@ -67,7 +70,7 @@ class RunDirectory:
         except OSError as error:
             raise _unusable(path, error) from error
         try:
-            _settle_config(path, asked, changeable)
+            _settle_config(path, asked, changeable, plain_config(defaults or {}))
             for name, told in (sources or {}).items():
                 _settle_source(path, name, told)
             _record_origin(path)
@@ -172,14 +175,16 @@ def _settle_source(path: Path, name: str, told: Mapping[str, Any]) -> None:
         )
 
 
-def _settle_config(path: Path, asked: dict[str, Any], changeable: Collection[str]) -> None:
+def _settle_config(
+    path: Path, asked: dict[str, Any], changeable: Collection[str], defaults: dict[str, Any]
+) -> None:
     """Writes `config.yaml`, after comparing with the one that stands there."""
     file = path / "config.yaml"
     if file.exists():
         stored = read_config(file)
         if stored == asked:
             return
-        _refuse_other_run(path, stored, asked, changeable)
+        _refuse_other_run(path, stored, asked, changeable, defaults)
     elif others := sorted(each.name for each in path.iterdir() if not each.name.startswith(".")):
         shown = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
         raise RunDirectoryError(
@@ -199,9 +204,15 @@ def _record_origin(path: Path) -> None:
 
 
 def _refuse_other_run(
-    path: Path, stored: dict[str, Any], asked: dict[str, Any], changeable: Collection[str]
+    path: Path,
+    stored: dict[str, Any],
+    asked: dict[str, Any],
+    changeable: Collection[str],
+    defaults: dict[str, Any],
 ) -> None:
-    on_disk, wanted = dict(_dotted(stored)), dict(_dotted(asked))
+    wanted = dict(_dotted(asked))
+    before = {option: value for option, value in _dotted(defaults) if option in wanted}
+    on_disk = before | dict(_dotted(stored))
     differences = [
         (option, on_disk.get(option, _ABSENT), wanted.get(option, _ABSENT))
         for option in {**on_disk, **wanted}

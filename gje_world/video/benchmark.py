@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 import time
 from collections.abc import Callable
@@ -147,6 +148,7 @@ def check(config: BenchmarkConfig) -> dict[str, Simulated]:
 
 def benchmark(config: BenchmarkConfig) -> int:
     """Learns and scores what is not yet done, row by row; the exit status."""
+    made_by = {name: code_of(name) for name in config.predictors or ()}  # before any is imported
     simulated = check(config)
     set_threads(config.threads)
     keep_freed_memory()
@@ -168,7 +170,7 @@ def benchmark(config: BenchmarkConfig) -> int:
         config.run_dir, plain_value(config), changeable=CHANGEABLE, sources=sources
     ) as run:
         (run.path / "portraits").mkdir(exist_ok=True)
-        bench = Bench(config, run.path, simulated)
+        bench = Bench(config, run.path, simulated, made_by)
         rows = fill_table(
             run.path / "table.csv",
             wanted,
@@ -177,7 +179,7 @@ def benchmark(config: BenchmarkConfig) -> int:
             updates=config.encoder_updates + config.updates,
             told=told,
             kinds=KINDS,
-            holds=lambda row: row.get("made_by") == bench.made_by[row["predictor"]],
+            holds=lambda row: row.get("made_by") == made_by.get(row["predictor"]),
         )
         order = {name: place for place, name in enumerate((*NAMES, *PREDICTORS))}
         rows.sort(
@@ -210,11 +212,18 @@ class Bench:
     Arguments:
         folder: the run directory, where the scores of each step ahead and portraits are kept.
         simulated: simulated worlds by name, where they are at hand.
+        made_by: what tells the code of predictors of one's own (`code_of`), by name.
     """
 
-    def __init__(self, config: BenchmarkConfig, folder: Path, simulated: dict[str, Simulated] | None = None):
-        self.config, self.folder, self.simulated = config, folder, simulated or {}
-        self.made_by = {name: code_of(name) for name in (*PREDICTORS, *(config.predictors or ()))}
+    def __init__(
+        self,
+        config: BenchmarkConfig,
+        folder: Path,
+        simulated: dict[str, Simulated] | None = None,
+        made_by: dict[str, str | None] | None = None,
+    ):
+        self.config, self.folder = config, folder
+        self.simulated, self.made_by = simulated or {}, made_by or {}
         self._world: tuple[str, World, Question] | None = None
         self._seen: tuple[tuple[str, int], Seen] | None = None
 
@@ -237,7 +246,7 @@ class Bench:
         keep_steps(self.folder / "steps.csv", key, scores)
         row: Row = key | {column: rounded(value) for column, value in scores.row.items()}
         row["training_cpu_seconds"] = None if seconds is None else round(seconds, 1)
-        return row | {"made_by": self.made_by[predictor]} | origin()
+        return row | {"made_by": self.made_by.get(predictor)} | origin()
 
     def ask(self, name: str) -> tuple[World, Question]:
         if self._world is None or self._world[0] != name:
@@ -297,8 +306,7 @@ def maker(name: str) -> Callable[[World, int], Predictor]:
         ConfigError: there is no such module or function.
     """
     module, _, function = name.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
+    look_here()
     try:
         found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
@@ -308,13 +316,26 @@ def maker(name: str) -> Callable[[World, int], Predictor]:
     return found
 
 
+def look_here() -> None:
+    """Modules are looked for in the working directory too."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+
+
 def code_of(predictor: str) -> str | None:
-    """What tells the present file behind a predictor of one's own from what it was; None: it is ours."""
-    if ":" not in predictor:
+    """What tells the file that a predictor of one's own stands in from what it was before or will be.
+
+    None: it is ours, or there is no such file.
+    """
+    module, own, _ = predictor.partition(":")
+    look_here()
+    try:
+        spec = importlib.util.find_spec(module) if own else None
+    except (ImportError, ValueError):  # which `maker` will tell of
         return None
-    maker(predictor)
-    file = sys.modules[predictor.partition(":")[0]].__file__
-    return None if file is None else content_digest(Path(file))[:8]
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+        return None
+    return content_digest(Path(spec.origin))[:8]
 
 
 def simulated_world(name: str, size: int) -> Simulated:

@@ -35,7 +35,7 @@ class EncoderConfig:
     name: str = option("conv", f"{', '.join(ENCODERS)}")
     dim: int = option(16, "embedding dimension D; of a loaded encoder, its own")
     width: int = option(16, "of conv and keypoints: channels of their first convolutions")
-    hidden: int = option(0, "of keypoints: width of a perceptron of the places; 0: none")
+    hidden: int | None = option(None, "of keypoints: width of a perceptron of the places; null: none")
     path: str | None = option(None, "folder of a pretrained encoder to begin with, or stay with")
     frozen: bool = option(False, "leave the pretrained encoder as it is")
 
@@ -79,7 +79,7 @@ def check(config: VideoConfig) -> None:
     check_data(config.data)
     require_apart(config.data, "run_dir", run_path(config))
     least = {
-        "frame_stack": 1, "decoder_width": 1, "encoder.dim": 1, "encoder.width": 1, "encoder.hidden": 0,
+        "frame_stack": 1, "decoder_width": 1, "encoder.dim": 1, "encoder.width": 1, "encoder.hidden": 1,
         "predictor.history": 2, "predictor.hidden": 1, "predictor.layers": 1, "predictor.heads": 1,
         "learning.batch_size": 2, "learning.windows_per_clip": 1, "learning.horizon": 1,
         "learning.open_loop": 0, "learning.particles": 1, "learning.warm_up": 0,
@@ -108,6 +108,11 @@ def check(config: VideoConfig) -> None:
         )
     if config.encoder.path is None and config.encoder.name not in ENCODERS:
         raise ConfigError(f"encoder.name={config.encoder.name} must be one of {', '.join(ENCODERS)}")
+    if config.encoder.hidden and config.encoder.path is None and config.encoder.name != "keypoints":
+        raise ConfigError(
+            f"encoder.hidden={config.encoder.hidden} must be null for encoder.name={config.encoder.name}: it "
+            "is of keypoints"
+        )
     if config.encoder.frozen and config.encoder.path is None:
         raise ConfigError("encoder.frozen=true must have a pretrained encoder in encoder.path")
     if config.data.image_size % 16:

@@ -70,7 +70,7 @@ class Windows(NamedTuple):
     z: Tensor  # [N, T+H, D]
     actions: Tensor  # [N, T+H-1, A], between the embeddings
     states: Tensor  # [N, T+H, S], of each embedding's newest frame
-    episode: Tensor  # [N], that each lies in
+    group: Tensor  # [N], film or episode that each is of (`Clips.groups`)
 
 
 class Observed(NamedTuple):
@@ -83,7 +83,7 @@ class Observed(NamedTuple):
 class Ranks(NamedTuple):
     """Where what happened lies in beliefs, uniform in [0, 1] if these are calibrated."""
 
-    episode: Tensor  # [N], that it happened in
+    group: Tensor  # [N], film or episode that it happened in
     mass: Tensor  # [N], of the smallest region that holds it
     place: Tensor  # [N, D], among draws, each dimension on its own (PIT)
 
@@ -154,7 +154,7 @@ class VideoEvaluation:
         window = model.frame_stack + past
         frames = held_out.batch.frames[:, :window].to(held_out.z.device)
         actions = held_out.batch.actions[:, : window - 1].to(frames.device)
-        elsewhere = far_apart(held_out.episode, torch.from_numpy(self.rows).to(frames.device))
+        elsewhere = far_apart(held_out.group, torch.from_numpy(self.rows).to(frames.device))
         found = surprise_auroc(model, frames, actions, elsewhere)
         row |= {f"surprise/{name}": value for name, value in found.items()}
         check()
@@ -169,7 +169,7 @@ class VideoEvaluation:
         batch = clips.windows(rows, length, self.stride)
         z = torch.cat([self.model.embed(part.to(device)) for part in batch.frames.split(CHUNK)])
         actions, states = (part[:, skipped:].to(device) for part in (batch.actions, batch.states))
-        return Windows(batch, z, actions, states, torch.from_numpy(clips.episode_of(rows)).to(device))
+        return Windows(batch, z, actions, states, torch.from_numpy(clips.group_of(rows)).to(device))
 
     def side_by_side(self, clips: Clips, most: int) -> Iterator[Windows]:
         """Windows of a history and some steps ahead, always the same ones, read and embedded part by part.
@@ -186,9 +186,12 @@ class VideoEvaluation:
         """Observations from all clips learnt from, embedded."""
         length = self.model.frame_stack
         rows = self.seen.distinct(np.random.default_rng(SEED), OBSERVED, length, self.stride)
-        chunks = np.array_split(rows, -(-len(rows) // READ_AT_ONCE))
-        parts = [self.embedded(self.seen, chunk, length) for chunk in chunks]
-        return Observed(torch.cat([p.z[:, 0] for p in parts]), torch.cat([p.states[:, 0] for p in parts]))
+        z, states = [], []
+        for start in range(0, len(rows), READ_AT_ONCE):
+            part = self.embedded(self.seen, rows[start : start + READ_AT_ONCE], length)
+            z.append(part.z[:, 0])
+            states.append(part.states[:, 0])
+        return Observed(torch.cat(z), torch.cat(states))
 
     def beliefs(self, z: Tensor, actions: Tensor) -> list[Belief]:
         """At each step ahead: of Gaussian beliefs by moments, else by particles, which keep their shape.
@@ -205,7 +208,7 @@ class VideoEvaluation:
 
         One step ahead after every history that is whole; several steps ahead on the first of the windows,
         where it costs more. Biases are shares held minus shares promised: above 0 beliefs are too wide.
-        Standard errors are those of means over episodes.
+        Standard errors are those of means over films, or episodes.
         """
         c, far = self.config, self.far
         clips = {"seen": self.seen, "held_out": self.held_out}
@@ -227,11 +230,11 @@ class VideoEvaluation:
             row[f"calibration/one_step_{name}"] = observed_coverage(mass, LEVELS) - nominal
         for step, found in ((1, near["held_out"]), (far, ahead)):
             if found:
-                episode, mass, place = (torch.cat(values) for values in zip(*found, strict=True))
+                group, mass, place = (torch.cat(values) for values in zip(*found, strict=True))
                 row[f"calibration/observed_{step}"] = observed_coverage(mass)
                 row[f"calibration/error_{step}"] = coverage_error(mass).amax()
                 inside = mass[:, None] <= torch.tensor(LEVELS, device=mass.device)
-                row[f"calibration/stderr_{step}"] = standard_error(inside.float(), episode)
+                row[f"calibration/stderr_{step}"] = standard_error(inside.float(), group)
                 row[f"calibration/pit_{step}"] = place.cpu().histc(BINS, 0, 1)
         return row
 
@@ -242,8 +245,8 @@ class VideoEvaluation:
         value = windows.z[:, 1:]
         mass, place = belief.coverage(value), rank_pit(belief.sample((SAMPLES,)), value, self.places())
         whole = slice(past - 1, None)  # histories
-        episode = windows.episode[:, None].expand_as(mass)
-        return Ranks(*(part[:, whole].flatten(0, 1) for part in (episode, mass, place)))
+        group = windows.group[:, None].expand_as(mass)
+        return Ranks(*(part[:, whole].flatten(0, 1) for part in (group, mass, place)))
 
     def several_steps(self, windows: Windows, most: int) -> Ranks:
         """Of the last embedding of each of the first windows, under the belief after its history."""
@@ -252,7 +255,7 @@ class VideoEvaluation:
         futures = self.model.imagine(past, actions, particles)[-1]
         belief, generator = self.beliefs(z, actions)[-1], self.places()
         mass = region_mass(belief, futures, z[:, -1], generator)
-        return Ranks(windows.episode[:most], mass, rank_pit(futures, z[:, -1], generator))
+        return Ranks(windows.group[:most], mass, rank_pit(futures, z[:, -1], generator))
 
     def places(self) -> torch.Generator:
         """Of where ranks lie between two draws."""

@@ -69,6 +69,7 @@ def train(config: VideoConfig) -> int:
             plain_value(config),
             changeable=CHANGEABLE,
             sources={"clips": clips.description(pixels=config.data.source != "world")},
+            defaults=plain_value(VideoConfig()),
         ) as run,
         stop_on_signals() as stop,
     ):
@@ -88,7 +89,7 @@ def make_learner(config: VideoConfig, clips: Clips) -> VideoLearner:
     try:
         if c.path is None:
             options = {"width": c.width} if c.name in ("conv", "keypoints") else {}
-            options |= {"hidden": c.hidden} if c.hidden else {}  # refused by those that have none
+            options |= {"hidden": c.hidden} if c.hidden else {}
             encoder = make_encoder(c.name, stack * channels, c.dim, side, **options)
         else:
             encoder = load_encoder(c.path)

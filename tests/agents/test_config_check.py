@@ -14,7 +14,7 @@ from agents.config import (
     check_against_episode,
     run_path,
 )
-from gje_world.command import composed
+from gje_world.command import configuration
 from gje_world.objectives import OBJECTIVES, objective_options
 from gje_world.options import plain_value, value_of
 
@@ -297,7 +297,7 @@ def test_a_plain_configuration_is_nested_plain_values():
 @pytest.mark.parametrize("preset", ["default", "debug"])
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES.keys() - {"vi_simsiam"}))
 def test_every_preset_and_objective_composes_to_what_fits(preset, objective):
-    config = composed("train", TrainConfig, f"preset={preset}", f"objective={objective}")
+    config = configuration("train", TrainConfig, f"preset={preset}", f"objective={objective}")
     check(config)
     own = {"consistency": "point", "gmje_mdn": "mixture", "vje": "diagonal"}
     belief = own.get(objective, TrainConfig().belief.name)
@@ -308,7 +308,7 @@ def test_every_preset_and_objective_composes_to_what_fits(preset, objective):
 def test_debug_runs_of_other_words_stand_in_other_directories():
     found = set()
     for words in ([], ["belief=low_rank"], ["objective=gmje"], ["seed=2"], ["task=dmc/walker-walk"]):
-        config = composed("train", TrainConfig, "preset=debug", *words)
+        config = configuration("train", TrainConfig, "preset=debug", *words)
         assert config.run_dir.startswith("runs/debug/")
         found.add(config.run_dir)
     assert len(found) == 5

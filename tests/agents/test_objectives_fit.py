@@ -9,7 +9,7 @@ from agents.building import make_agent
 from agents.config import TrainConfig, check
 from agents.replay import Batch
 from gje_world.beliefs import HEADS
-from gje_world.command import composed
+from gje_world.command import configuration
 from gje_world.objectives import OBJECTIVES
 
 FITS = sorted(OBJECTIVES.keys() - {"vi_simsiam"})
@@ -18,7 +18,7 @@ FITS = sorted(OBJECTIVES.keys() - {"vi_simsiam"})
 def agent_for(*options):
     """A small agent with these overrides on the command line."""
     words = [f"{name}={value}" for name, value in (dot.OPTIONS | {"world.dim": 8}).items()]
-    config = composed("train", TrainConfig, *words, *options)
+    config = configuration("train", TrainConfig, *words, *options)
     check(config)
     torch.manual_seed(0)
     return make_agent(config, 1, 0.95)

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torchmetrics.functional.classification import binary_auroc
 
-from gje_world.command import composed
+from gje_world.command import configuration
 from gje_world.evaluation.classification import fit_linear_probe
 from gje_world.networks import AdaptedEncoder, ConvEncoder, make_encoder
 from gje_world.predictor import ViewPredictor
@@ -188,7 +188,7 @@ def test_every_methods_words_are_taken_and_encoders_are_alike(benchmark, picture
     shapes = {}
     pixels = ["data=zip", f"data.path={pictures}", "data.image_size=32"]
     for name in module.METHODS:
-        config = composed("pretrain", PretrainConfig, *pixels, *module.words_of(name, options))
+        config = configuration("pretrain", PretrainConfig, *pixels, *module.words_of(name, options))
         shapes[name] = check(config).method.encoder.description
         assert config.engine.updates == 937
         if config.method.name in ("byol", "dino"):

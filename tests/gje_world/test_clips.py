@@ -61,10 +61,18 @@ def test_distinct_windows_are_all_that_there_are_or_some_of_them(lengths, length
             return
         rows = clips.distinct(np.random.default_rng(0), most, length, stride, every)
         states = clips.windows(rows, length, stride).states
-        assert (numbers[clips.episode_of(rows)] == states[:, 0, 0].numpy()).all()
+        assert (numbers[clips.group_of(rows)] == states[:, 0, 0].numpy()).all()
     assert (states[..., 0] == states[:, :1, 0]).all() and (states[..., 1].diff(dim=1) == stride).all()
     found = [(int(episode), int(start)) for episode, start in states[:, 0]]
     assert len(set(found)) == len(found) == min(most, len(there)) and set(found) <= there
+
+
+def test_parts_of_one_film_are_one_group(tmp_path):
+    with ClipWriter(tmp_path, SHAPE) as clips:
+        for source in "aabca":
+            clips.append(np.zeros((4, *SHAPE), np.uint8), source=source)
+    assert clips.groups.tolist() == [0, 0, 1, 2, 0]
+    assert clips.group_of(np.array([19, 3, 4, 8, 12])).tolist() == [0, 0, 0, 1, 2]
 
 
 @settings(max_examples=25, deadline=None)

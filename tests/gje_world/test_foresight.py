@@ -1,5 +1,7 @@
 """Scores of beliefs several steps ahead, on worlds whose law is known."""
 
+import math
+
 import pytest
 import torch
 
@@ -216,6 +218,12 @@ def test_the_best_of_several_pictures_is_no_worse_than_any_and_the_truth_itself_
     each = torch.stack([picture_scores(one, one.unsqueeze(1), truth)["psnr"] for one in noisy])
     torch.testing.assert_close(scores["sample_psnr"], each.mean(0))
     torch.testing.assert_close(picture_scores(truth, truth.unsqueeze(1), truth)["ssim"], torch.ones(2))
+
+
+def test_a_lone_window_has_nowhere_to_be_teleported_to():
+    frames = torch.randint(256, (1, 4, 3, 24, 24), dtype=torch.uint8)
+    found = surprise_auroc(Straight(), frames, torch.zeros(1, 3, 0), torch.zeros(1, dtype=torch.long))
+    assert math.isnan(found["teleport"]) and not math.isnan(found["all"])
 
 
 def test_the_standard_error_of_a_mean_is_that_of_clusters():

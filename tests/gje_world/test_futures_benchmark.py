@@ -15,7 +15,7 @@ from gje_world.evaluation.futures import HORIZON, ask, score_oracle
 from gje_world.options import ConfigError
 from gje_world.training.run_directory import RunDirectoryError
 from gje_world.video import benchmark as bench_module
-from gje_world.video.benchmark import Bench, BenchmarkConfig, benchmark
+from gje_world.video.benchmark import Bench, BenchmarkConfig, benchmark, code_of
 from gje_world.video.futures_models import Recipe
 
 
@@ -206,13 +206,19 @@ def test_a_file_that_changes_while_a_row_is_made_is_measured_anew(quick, tmp_pat
     (tmp_path / "changing.py").write_text(MINE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    config = BenchmarkConfig(worlds=["junction_2"], predictors=["changing:make"], contexts=20)
-    (tmp_path / "portraits").mkdir()
-    bench = Bench(config, tmp_path)
-    before = bench.made_by["changing:make"]
-    (tmp_path / "changing.py").write_text(MINE + "\n")
-    row = bench.row("junction_2", "changing:make", 1, lambda: None)
-    assert row["made_by"] == before != Bench(config, tmp_path).made_by["changing:make"]
+    told, ask_before = [], bench_module.ask
+
+    def change(*arguments, **options):
+        told.append(code_of("changing:make"))
+        (tmp_path / "changing.py").write_text(MINE + "\n")
+        return ask_before(*arguments, **options)
+
+    monkeypatch.setattr(bench_module, "ask", change)
+    config = BenchmarkConfig(run_dir="run", worlds=["junction_2"], predictors=["changing:make"], contexts=20)
+    for _ in range(2):
+        assert benchmark(config) == 0
+        assert table(tmp_path / "run")[0]["made_by"] == told[-1]
+    assert len(told) == 2 and told[0] != told[1]  # the row of the old code did not hold
 
 
 class Walk:

@@ -70,7 +70,7 @@ def run(*words: str) -> int:
     return ended.value.code
 
 
-composed = partial(command.composed, "pretrain", PretrainConfig)
+composed = partial(command.configuration, "pretrain", PretrainConfig)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -19,7 +19,7 @@ import torch
 import gje_world
 from gje_world.beliefs import HEADS, DiagonalGaussian
 from gje_world.beliefs.config import BeliefConfig
-from gje_world.command import composed
+from gje_world.command import configuration
 from gje_world.data import Clips, ClipWriter
 from gje_world.data.clips import ClipBatch, ClipsError
 from gje_world.evaluation.collapse import between_clips
@@ -101,8 +101,8 @@ def whole(clips, tmp_path_factory):
 
 def test_every_preset_fits_and_a_word_of_ones_own_goes_before_it():
     for preset in ("default", "debug", "control"):
-        check(composed("video", VideoConfig, f"preset={preset}"))
-    found = composed("video", VideoConfig, "preset=control", "predictor=transformer", "encoder.dim=32")
+        check(configuration("video", VideoConfig, f"preset={preset}"))
+    found = configuration("video", VideoConfig, "preset=control", "predictor=transformer", "encoder.dim=32")
     assert (found.predictor.name, found.encoder.name, found.encoder.dim) == ("transformer", "keypoints", 32)
 
 
@@ -284,21 +284,58 @@ def test_the_share_held_by_regions_is_that_of_a_belief_that_is_known(width, walk
         torch.testing.assert_close(row[f"calibration/stderr_{step}"], independent, atol=0.002, rtol=0.25)
 
 
-def test_windows_that_are_measured_are_distinct_however_few_there_are(walks):
-    lone = walks.of_length(23)._part(np.array([0, 1]))
+@pytest.fixture(scope="module")
+def doubled(walks, tmp_path_factory):
+    """Each walk twice, as two parts of one film."""
+    whole = walks.windows(walks.intervals[:, 0], 23).frames.numpy()
+    with ClipWriter(tmp_path_factory.mktemp("doubled") / "clips", (3, 16, 16)) as made:
+        for number, frames in enumerate(whole[:200]):
+            for _ in range(2):
+                made.append(frames, source=f"film {number}")
+    return made
+
+
+def test_standard_errors_take_what_is_of_one_film_together(walks, doubled):
+    rows = []
+    for clips in (walks, doubled):
+        config = VideoEvaluationConfig(clips=2, horizon=5, coverage=800, coverage_far=800)
+        evaluation = VideoEvaluation(Walking(1.0), Decoder(1, 3, 16, 1), *clips.split(0.5), config)
+        rows.append(evaluation.calibration())
+    for step in (1, 5):  # as many windows, of half as many walks
+        ratio = rows[1][f"calibration/stderr_{step}"] / rows[0][f"calibration/stderr_{step}"]
+        assert float(ratio.mean()) == pytest.approx(2**0.5, rel=0.15)
+
+
+def test_windows_that_are_measured_are_distinct_however_few_there_are(doubled):
+    lone = doubled.of_sources({"film 0": "one"}).split(0.5)
     evaluation = VideoEvaluation(
-        Walking(1.0), Decoder(1, 3, 16, 1), *lone.split(0.5), VideoEvaluationConfig(clips=128, horizon=5)
+        Walking(1.0), Decoder(1, 3, 16, 1), *lone, VideoEvaluationConfig(clips=128, horizon=5)
     )
     assert len(evaluation.rows) == len(set(evaluation.rows.tolist())) == 23 - 7 + 1
 
 
-def test_a_marginal_is_that_of_many_clips_and_not_of_the_few_that_are_measured_on(walks):
-    """The walk's place is of variance (1 + … + 23) / 23 over all moments of all walks."""
-    config = VideoEvaluationConfig(clips=2, horizon=5)
-    evaluation = VideoEvaluation(Walking(1.0), Decoder(1, 3, 16, 1), *walks.split(0.5), config)
-    observed = evaluation.observed()
-    assert len(observed.z) == 4096
-    assert float(observed.z.var()) == pytest.approx(12, rel=0.2)
+@torch.no_grad()
+def test_what_is_measured_is_held_against_all_that_was_observed_and_other_clips(clips, monkeypatch):
+    torch.manual_seed(0)
+    model = VideoModel(ConvEncoder(3, 4, 16, 4), PredictorConfig("mlp", 2, 8, 1), 2).eval()
+    config = VideoEvaluationConfig(clips=8, horizon=2, coverage=16, coverage_far=0)
+    evaluation = VideoEvaluation(model, Decoder(4, 3, 16, 2), *Clips.open(clips).split(0.5), config)
+    elsewhere = []
+
+    def spied(model, frames, actions, index):
+        elsewhere.append((evaluation.held_out.group_of(evaluation.rows), index.numpy()))
+        return {}
+
+    monkeypatch.setattr("gje_world.video.evaluation.surprise_auroc", spied)
+    row, _ = evaluation.measure()
+    ((group, index),) = elsewhere
+    assert (group[index] != group).all()
+    windows = evaluation.embedded(evaluation.held_out, evaluation.rows, evaluation.length)
+    marginal = torch.distributions.MultivariateNormal(
+        evaluation.observed().z.mean(0), evaluation.observed().z.T.cov(correction=0)
+    )
+    expected = -marginal.log_prob(windows.z[:, 2:]).mean(0) / 4
+    torch.testing.assert_close(row["foresight/marginal_nll"], expected, rtol=0.02, atol=0.02)
 
 
 def test_the_report_shows_futures_and_every_score(whole):
@@ -593,6 +630,7 @@ def refused(capsys, *arguments: str) -> str:
         ("encoder.name=vgg", ["vgg", "conv"]),
         ("predictor.heads=3", ["hidden", "heads=3"]),
         ("learning.lr=0", ["learning.lr=0.0", "above 0"]),
+        ("encoder.hidden=256", ["encoder.hidden=256 must be null for encoder.name=conv"]),
         ("data.seed=-1", ["data.seed=-1 must be at least 0"]),
         ("learning.settle=0.99", ["learning.settle=0.99 leaves an encoder none of engine.updates="]),
         ("data.length=5", ["evaluation.horizon=5 needs clips of 9 frames", "has 5"]),

@@ -76,6 +76,16 @@ def test_another_config_is_refused_by_option_and_values(
     RunDirectory.open(tmp_path / "run", CONFIG).close()  # the refusal gave the lock back
 
 
+def test_what_an_earlier_version_had_no_option_for_is_as_it_is_by_default(tmp_path: Path) -> None:
+    RunDirectory.open(tmp_path / "run", CONFIG).close()
+    defaults = {"extra": None, "lr": 1.0, "gone": 3}
+    now = RunDirectory.open(tmp_path / "run", _with(extra=None), defaults=defaults)
+    assert read_config(now.path)["extra"] is None
+    now.close()
+    with pytest.raises(RunDirectoryError, match="extra: null on disk, 1 asked"):
+        RunDirectory.open(tmp_path / "run", _with(extra=1), defaults=defaults)
+
+
 @pytest.mark.parametrize(
     "changeable, changed",
     [
