@@ -142,7 +142,16 @@ class VideoModel(nn.Module):
         return windows.flatten(-4, -3)
 
     def embed(self, frames: Tensor, encoder: nn.Module | None = None) -> Tensor:
-        """`z [..., T-K+1, D]` of uint8 `frames [..., T, C, H, W]`, by its own encoder or the one given."""
+        """`z [..., T-K+1, D]` of uint8 `frames [..., T, C, H, W]`, by its own encoder or the one given.
+
+        Raises:
+            ValueError: there are fewer than the `K` frames of an observation, or they are of another shape.
+        """
+        if frames.ndim < 4 or frames.shape[-4] < self.frame_stack:
+            raise ValueError(
+                f"frames must be [..., T, C, H, W] with T of {self.frame_stack} or more, got "
+                f"{list(frames.shape)}"
+            )
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen), self.precision():
             z = (encoder or self.encoder)(self.stacked(frames))
         return (z - self.offset) / self.spread
@@ -248,7 +257,7 @@ class VideoModel(nn.Module):
             raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
         if method == "particles":
             return self._roll(z, action, particles, lambda belief, shape: belief.rsample(shape))[0]
-        require_actions(z, action)
+        self.require_actions(z, action)
         if z.shape[1] < self.history:
             raise ValueError(
                 f"moments need a history of at least {self.history} embeddings, got {z.shape[1]}"
@@ -283,6 +292,22 @@ class VideoModel(nn.Module):
         """
         return fuse(self.propagate(z, action, method, particles)[-1], evidence)
 
+    def require_actions(self, z: Tensor, action: Tensor) -> None:
+        """Refuses actions that do not fit the model, or reach no step beyond a history `z [B, T, D]`.
+
+        Raises:
+            ValueError: naming what they are and what they must be.
+        """
+        if action.ndim != 3 or action.shape[-1] != self.action_dim:
+            raise ValueError(
+                f"actions must be [B, T', {self.action_dim}] for this model, got {list(action.shape)}"
+            )
+        if action.shape[1] < z.shape[1]:
+            raise ValueError(
+                f"a history of {z.shape[1]} embeddings needs as many actions or more: those between and "
+                f"those of the steps ahead; got {action.shape[1]}"
+            )
+
     def _roll(
         self, z: Tensor, action: Tensor, particles: int, draw: Callable[[Belief, torch.Size], Tensor]
     ) -> tuple[list[Belief], Tensor]:
@@ -292,11 +317,11 @@ class VideoModel(nn.Module):
         keeps a width of its own.
 
         Raises:
-            ValueError: there are no particles, or no action of a step ahead.
+            ValueError: there are no particles, or actions that do not fit (`require_actions`).
         """
         if particles < 1:
             raise ValueError(f"particles must be at least 1, got {particles}")
-        require_actions(z, action)
+        self.require_actions(z, action)
         length, rows = z.shape[1], torch.Size((particles, len(z)))
         scale = self.calibration.draw_scales(rows, z.device) if self.calibration.corrects else None  # [P, B]
         with self.precision():
@@ -313,19 +338,6 @@ class VideoModel(nn.Module):
                 drawn = draw(each, EMPTY)
                 futures.append(drawn)
         return beliefs, torch.stack(futures)
-
-
-def require_actions(z: Tensor, action: Tensor) -> None:
-    """Refuses actions `[B, T', A]` that reach no step beyond a history `z [B, T, D]`.
-
-    Raises:
-        ValueError: naming both lengths.
-    """
-    if action.shape[1] < z.shape[1]:
-        raise ValueError(
-            f"a history of {z.shape[1]} embeddings needs as many actions or more: those between and those of "
-            f"the steps ahead; got {action.shape[1]}"
-        )
 
 
 class _Window:

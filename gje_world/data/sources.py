@@ -22,7 +22,9 @@ class DataConfig:
     """What is learnt from (config group `data`)."""
 
     source: str = option("world", "set by the group: data=world, films, hdf5 or clips")
-    path: str | None = option(None, "films: a folder of videos or of folders of images; hdf5: a file; clips")
+    path: str | None = option(
+        None, "films: a folder of videos or of folders of images; hdf5: a file; clips: a recording's folder"
+    )
     world: str = option("junction_2", f"a generated world: {', '.join(WORLDS)}")
     episodes: int = option(1_500, "of a generated world")
     length: int = option(20, "frames of each of them")

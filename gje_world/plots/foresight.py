@@ -152,6 +152,9 @@ def probes(rows: Rows) -> Figure | None:
     ):
         values = numbers(row[f"probe/{kind}/{name}"] for name in names)
         axes.barh(places + offset, values.clip(0, 1), color=color, height=0.36, label=word)
+        for place, value in zip(places + offset, values, strict=True):
+            if value < 0:  # worse than to tell the mean
+                axes.text(0.005, place, f"{value:.2g}", va="center", fontsize=6, color=color)
     axes.set_yticks(places, names)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
@@ -178,8 +181,8 @@ def learning(rows: Rows) -> Figure | None:
         if name in gauges:
             axes.plot(steps, values, "o-", color=color, markersize=3)
         else:
-            axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
-            axes.plot(steps, smooth(values), color=color)
+            axes.plot(steps, values, "" if len(steps) > 1 else ".", color=color, alpha=0.25, linewidth=0.8)
+            axes.plot(steps, smooth(values), "" if len(steps) > 1 else ".", color=color)
         axes.set_title(name.partition("/")[2].replace("_", " ") if name in panels else name.replace("/", " "))
         axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
         if index >= len(panels + gauges) - 4:

@@ -188,6 +188,10 @@ def tiles(rows: Rows, update: int, total: int) -> list[Tile]:
         bias = f"{biases[worst]:+.3f}" + ("" if error is None else f" ± {error:.3f}")
     return [
         Tile(number("foresight/nll", 3, 0), "NLL one step ahead, nats per dimension"),
+        Tile(
+            number("measured/windows", 0),
+            f"windows of {number('measured/clips', 0)} held-out clips that this is measured on",
+        ),
         Tile(number("foresight/horizon", 0), "steps ahead better than the marginal"),
         Tile(bias, "coverage minus nominal, one step ahead, largest"),
         Tile(number("surprise/all", 3), "surprise AUROC"),

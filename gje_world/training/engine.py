@@ -196,7 +196,12 @@ class Engine:
 
     def announce(self, subject: str) -> None:
         """Tell who watches what is learnt from, and whether this run is new or goes on."""
-        begin = "a new run" if self.resumed_from is None else f"going on from {self.resumed_from}"
+        begin = "a new run"
+        if self.resumed_from is not None:
+            begin = f"going on from {self.resumed_from}"
+        elif self.run.metrics.exists() and self.run.metrics.stat().st_size:
+            every = self.config.checkpoint_every
+            begin = f"begins anew: no checkpoint had been kept; there is one every {every:,} updates"
         print(f"{subject}\nrun_dir={self.run.path}: {begin}", file=sys.stderr)
 
     def check(self, stop: Stop) -> None:

@@ -87,9 +87,11 @@ class TrainingProgress:
     def resting(self) -> Iterator[None]:
         """While an evaluation is done: its time does not count in the speed, but in what is left."""
         start = time.monotonic()
+        self._bar.update(self._task, description="evaluating", refresh=self._console.is_terminal)
         try:
             yield
         finally:
+            self._bar.update(self._task, description="training", refresh=self._console.is_terminal)
             self._rest = time.monotonic() - start
             self._rested = self._rests_by(self.step)
             self._history = deque((then + self._rest, step) for then, step in self._history)

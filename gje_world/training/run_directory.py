@@ -15,6 +15,7 @@ from gje_world.training.checkpoint import CheckpointStore
 from gje_world.training.locks import LockedError, lock
 from gje_world.training.origin import origin
 
+MOST_SHOWN = 6  # options that differ, in an error
 _ABSENT = object()
 
 
@@ -221,8 +222,11 @@ def _refuse_other_run(
     ]
     if differences:
         listed = "; ".join(
-            f"{option}: {_show(there)} on disk, {_show(here)} asked" for option, there, here in differences
+            f"{option}: {_show(there)} on disk, {_show(here)} asked"
+            for option, there, here in differences[:MOST_SHOWN]
         )
+        if (more := len(differences) - MOST_SHOWN) > 0:
+            listed += f"; and {more} more"
         raise RunDirectoryError(
             f"run_dir={path} holds a run with other options ({listed}); "
             "choose another run_dir, or ask for the values on disk"

@@ -110,8 +110,8 @@ def check(config: VideoConfig) -> None:
         raise ConfigError(f"encoder.name={config.encoder.name} must be one of {', '.join(ENCODERS)}")
     if config.encoder.hidden and config.encoder.path is None and config.encoder.name != "keypoints":
         raise ConfigError(
-            f"encoder.hidden={config.encoder.hidden} must be null for encoder.name={config.encoder.name}: it "
-            "is of keypoints"
+            f"encoder.hidden={config.encoder.hidden} is of keypoints; give encoder.hidden=null beside "
+            f"encoder.name={config.encoder.name}"
         )
     if config.encoder.frozen and config.encoder.path is None:
         raise ConfigError("encoder.frozen=true must have a pretrained encoder in encoder.path")

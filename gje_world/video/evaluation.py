@@ -132,6 +132,7 @@ class VideoEvaluation:
         held_out, observed = self.embedded(self.held_out, self.rows, self.length), self.observed()
         check()
         row: dict[str, Any] = collapse_gauges(held_out.z)
+        row["measured/windows"], row["measured/clips"] = len(self.rows), self.held_out.episodes
         row["embedding/between_clips"] = between_clips(held_out.z)
         beliefs = self.beliefs(held_out.z, held_out.actions)
         check()

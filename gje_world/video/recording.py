@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from gje_world.data.clip_writer import ClipWriter
-from gje_world.data.clips import ClipsError
+from gje_world.data.clips import INDEX, ClipsError
 from gje_world.data.hdf5 import export_hdf5, require_h5py
 from gje_world.options import ConfigError, option, require_at_least, require_seed
 from gje_world.training.checkpoint import CheckpointError, CheckpointStore
@@ -53,6 +53,11 @@ def record(config: RecordConfig) -> int:
     as_hdf5 = out.suffix in (".h5", ".hdf5")
     if as_hdf5:
         require_h5py()
+        if out.exists() and not (out.with_suffix("") / INDEX).exists():
+            raise ConfigError(
+                f"out={out} is there already, without the clips {out.with_suffix('')} that it would be "
+                "written from; choose another out"
+            )
     elif out.exists() and not out.is_dir():
         raise ConfigError(f"out={out} is a file; it must be a folder, or end in .h5 or .hdf5")
     env, begin, policy = environment_and_policy(config)

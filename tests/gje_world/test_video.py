@@ -630,7 +630,7 @@ def refused(capsys, *arguments: str) -> str:
         ("encoder.name=vgg", ["vgg", "conv"]),
         ("predictor.heads=3", ["hidden", "heads=3"]),
         ("learning.lr=0", ["learning.lr=0.0", "above 0"]),
-        ("encoder.hidden=256", ["encoder.hidden=256 must be null for encoder.name=conv"]),
+        ("encoder.hidden=9", ["encoder.hidden=9 is of keypoints; give encoder.hidden=null", "name=conv"]),
         ("data.seed=-1", ["data.seed=-1 must be at least 0"]),
         ("learning.settle=0.99", ["learning.settle=0.99 leaves an encoder none of engine.updates="]),
         ("data.length=5", ["evaluation.horizon=5 needs clips of 9 frames", "has 5"]),
@@ -790,6 +790,12 @@ def test_recordings_go_on_where_they_stopped_and_hold_actions_and_states(tmp_pat
     (tmp_path / "a.txt").write_text("notes")
     with pytest.raises(ConfigError, match=r"out=.*a\.txt is a file; it must be a folder, or end in \.h5"):
         record(dataclasses.replace(config, out=str(tmp_path / "a.txt")))
+    (tmp_path / "precious.h5").write_bytes(b"of another")
+    with pytest.raises(
+        ConfigError, match=r"out=.*precious\.h5 is there already, without the clips .*precious"
+    ):
+        record(dataclasses.replace(config, out=str(tmp_path / "precious.h5")))
+    assert (tmp_path / "precious.h5").read_bytes() == b"of another"
     for option, value in (("length", 5), ("action_repeat", 50)):
         with pytest.raises(ClipsError, match=rf"holds clips of .*, not of .* {option} {value}"):
             record(dataclasses.replace(config, episodes=3, **{option: value}))

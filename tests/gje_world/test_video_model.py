@@ -214,3 +214,15 @@ def test_what_cannot_be_is_named():
     world, (z, action) = model(), sequence(5)
     with pytest.raises(ValueError, match="method must be one of particles, moments; got 'magic'"):
         world.propagate(z[:, :3], action, "magic")
+
+
+def test_actions_and_frames_that_do_not_fit_are_named():
+    model = VideoModel(
+        ConvEncoder(6, 4, 16, 2), PredictorConfig("mlp", 2, 8, 1), action_dim=2, frame_stack=2
+    ).eval()
+    z = torch.zeros(3, 4, 4)
+    for method in ("particles", "moments"):
+        with pytest.raises(ValueError, match=r"actions must be \[B, T', 2\] for this model, got \[3, 9, 0\]"):
+            model.propagate(z, torch.zeros(3, 9, 0), method)
+    with pytest.raises(ValueError, match=r"with T of 2 or more, got \[5, 1, 3, 16, 16\]"):
+        model.embed(torch.zeros(5, 1, 3, 16, 16, dtype=torch.uint8))
