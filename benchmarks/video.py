@@ -55,7 +55,7 @@ def measured(config: VideoConfig) -> dict[str, object]:
         raise SystemExit("stopped; the same command goes on")
     row = rows[-1]
     found: dict[str, object] = {"minutes": round(row["time"] / 60, 1)}
-    for kind in ("r2", "ahead_r2"):
+    for kind in ("r2", "ahead_r2", "stays_r2"):
         values = {name: value for name, value in row.items() if name.startswith(f"probe/{kind}/")}
         named = {name: v for name, v in values.items() if name.split("/")[2].startswith(POSITIONS)}
         found |= {name.removeprefix("probe/"): round(value, 3) for name, value in named.items()}

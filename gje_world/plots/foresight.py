@@ -155,6 +155,9 @@ def probes(rows: Rows) -> Figure | None:
         for place, value in zip(places + offset, values, strict=True):
             if value < 0:  # worse than to tell the mean
                 axes.text(0.005, place, f"{value:.2g}", va="center", fontsize=6, color=color)
+    if f"probe/stays_r2/{names[0]}" in row:  # a run of an earlier version has none
+        stays = numbers(row[f"probe/stays_r2/{name}"] for name in names).clip(0, 1)
+        axes.plot(stays, places + 0.19, "|", color=MUTED, markersize=7, label="if all stayed where it is")
     axes.set_yticks(places, names)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)

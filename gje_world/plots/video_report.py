@@ -62,7 +62,8 @@ FIGURES: tuple[tuple[str, str, str, Callable[[Rows], Figure | None]], ...] = (
         "probes",
         "State probes",
         "How much of the true state, which the model never sees, a linear map reads from the embedding, and "
-        "from the mean of what it expects.",
+        "of the state in the end from the mean of what it expects; the stroke is what it would read if all "
+        "stayed where it was seen last.",
         foresight.probes,
     ),
     (

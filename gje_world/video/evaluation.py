@@ -293,8 +293,8 @@ class VideoEvaluation:
 
 
 def probes(names: Sequence[str], observed: Observed, held_out: Windows, futures: Tensor) -> dict[str, Tensor]:
-    """R² of a linear probe of the true state, fitted once to what was observed: of embeddings, and of
-    the last belief's mean.
+    """R² of a linear probe of the true state, fitted once to what was observed: of embeddings; of the state
+    in the end by the last belief's mean; and of that by the last embedding seen, as if all stayed as it is.
 
     Arguments:
         names: of the state's variables; there may be none.
@@ -302,11 +302,15 @@ def probes(names: Sequence[str], observed: Observed, held_out: Windows, futures:
     """
     if not names:
         return {}
-    now = linear_probe_r2(*observed, held_out.z.flatten(0, 1), held_out.states.flatten(0, 1))
-    ahead = linear_probe_r2(*observed, futures[-1].mean(0), held_out.states[:, -1])
+    end, seen = held_out.states[:, -1], held_out.z[:, -len(futures) - 1]
+    found = {
+        "probe/r2": linear_probe_r2(*observed, held_out.z.flatten(0, 1), held_out.states.flatten(0, 1)),
+        "probe/ahead_r2": linear_probe_r2(*observed, futures[-1].mean(0), end),
+        "probe/stays_r2": linear_probe_r2(*observed, seen, end),
+    }
     return {
         f"{kind}/{name}": value
-        for kind, values in (("probe/r2", now), ("probe/ahead_r2", ahead))
+        for kind, values in found.items()
         for name, value in zip(names, values, strict=True)
     }
 
