@@ -196,20 +196,6 @@ class Clips:
         episode = order[np.searchsorted(self.intervals[order, 0], rows, side="right") - 1]
         return self.groups[episode]
 
-    def _places(self, length: int, stride: int) -> npt.NDArray[np.int64]:
-        """How many windows begin in each episode, `[E]`.
-
-        Raises:
-            ClipsError: there is no episode, or none that long.
-        """
-        span = (length - 1) * stride + 1
-        places = np.maximum(self.lengths - span + 1, 0)
-        if not places.any():
-            longest = int(self.lengths.max(initial=0))
-            have = f"the longest of {self.episodes} has {longest}" if self.episodes else "there is no clip"
-            raise ClipsError(f"a window needs {span} frames (length {length}, stride {stride}); {have}")
-        return places
-
     def window(self, episode: int, start: int, length: int, stride: int = 1) -> ClipBatch:
         """The window that begins at frame `start` of an episode, as a batch of one.
 
@@ -220,6 +206,15 @@ class Clips:
         if start < 0 or first + start + (length - 1) * stride >= end:
             raise ClipsError(f"episode {episode} has {end - first} frames: no window of {length} at {start}")
         return self.windows(np.array([first + start]), length, stride)
+
+    def windows(self, starts: npt.NDArray[np.int64], length: int, stride: int = 1) -> ClipBatch:
+        """The windows of `length` frames that begin at those rows (`draw`, `distinct`)."""
+        rows, span = self._opened()["states"], (length - 1) * stride + 1
+        states = np.empty((len(starts), length, len(self.state_names)), np.float32)
+        for row, start in enumerate(starts):
+            states[row] = rows[start : start + span : stride]
+        frames, actions = self.frames_at(starts, length, stride), self.actions_at(starts, length, stride)
+        return ClipBatch(frames, actions, torch.from_numpy(states))
 
     def split(self, held_out: float) -> tuple[Clips, Clips]:
         """The clips in two parts: the second has the share `held_out`, at least one.
@@ -275,15 +270,6 @@ class Clips:
         sources = self.sources
         return Clips(self.path, self._index, self.intervals[chosen], [sources[i] for i in chosen])
 
-    def windows(self, starts: npt.NDArray[np.int64], length: int, stride: int = 1) -> ClipBatch:
-        """The windows of `length` frames that begin at those rows (`draw`, `distinct`)."""
-        rows, span = self._opened()["states"], (length - 1) * stride + 1
-        states = np.empty((len(starts), length, len(self.state_names)), np.float32)
-        for row, start in enumerate(starts):
-            states[row] = rows[start : start + span : stride]
-        frames, actions = self.frames_at(starts, length, stride), self.actions_at(starts, length, stride)
-        return ClipBatch(frames, actions, torch.from_numpy(states))
-
     def frames_at(self, starts: npt.NDArray[np.int64], length: int, stride: int) -> Tensor:
         """Frames, uint8 `[B, length, C, H, W]`, of the windows that begin at those rows (`draw`)."""
         rows, span = self._opened()["frames"], (length - 1) * stride + 1
@@ -299,6 +285,20 @@ class Clips:
         for row, start in enumerate(starts):
             actions[row] = rows[start : start + span].reshape(actions.shape[1:])
         return torch.from_numpy(actions)
+
+    def _places(self, length: int, stride: int) -> npt.NDArray[np.int64]:
+        """How many windows begin in each episode, `[E]`.
+
+        Raises:
+            ClipsError: there is no episode, or none that long.
+        """
+        span = (length - 1) * stride + 1
+        places = np.maximum(self.lengths - span + 1, 0)
+        if not places.any():
+            longest = int(self.lengths.max(initial=0))
+            have = f"the longest of {self.episodes} has {longest}" if self.episodes else "there is no clip"
+            raise ClipsError(f"a window needs {span} frames (length {length}, stride {stride}); {have}")
+        return places
 
     def _opened(self) -> dict[str, npt.NDArray]:
         if self._maps is None:

@@ -184,8 +184,9 @@ def learning(rows: Rows) -> Figure | None:
         if name in gauges:
             axes.plot(steps, values, "o-", color=color, markersize=3)
         else:
-            axes.plot(steps, values, "" if len(steps) > 1 else ".", color=color, alpha=0.25, linewidth=0.8)
-            axes.plot(steps, smooth(values), "" if len(steps) > 1 else ".", color=color)
+            mark = "" if len(steps) > 1 else "."
+            axes.plot(steps, values, mark, color=color, alpha=0.25, linewidth=0.8)
+            axes.plot(steps, smooth(values), mark, color=color)
         axes.set_title(name.partition("/")[2].replace("_", " ") if name in panels else name.replace("/", " "))
         axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
         if index >= len(panels + gauges) - 4:

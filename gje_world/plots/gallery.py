@@ -8,11 +8,12 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import numpy.typing as npt
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from gje_world.plots.film import write_film
-from gje_world.plots.style import INK, styled
+from gje_world.plots.style import INK, ORANGE, styled
 
 Image = npt.NDArray[np.uint8]
 
@@ -20,7 +21,7 @@ CELL = 0.78  # inches of a picture in a figure
 MARGIN = 1.0  # inches left of them, for words
 COLUMNS = 8  # most steps of a future that a grid shows
 GAP = 3  # pixels between the pictures of a film
-SEEN, FORETOLD = (255, 255, 255), (210, 114, 42)  # colours there, while what was seen is shown, and after
+SEEN, FORETOLD = "white", ORANGE  # colours there, while what was seen is shown, and after
 ACROSS = 3  # clips that a film shows one under the other
 
 
@@ -130,11 +131,11 @@ def futures_film(path: Path, past: Tensor, truth: Tensor, mean: Tensor, samples:
     return write_film(path, np.stack(frames + pause), fps=6, scale=2)
 
 
-def tiled(rows: Sequence[Sequence[Image]], between: tuple[int, int, int] = (255, 255, 255)) -> Image:
+def tiled(rows: Sequence[Sequence[Image]], between: str = SEEN) -> Image:
     """Images in rows, with that colour between them."""
     height, width, _ = rows[0][0].shape
     size = len(rows) * (height + GAP) - GAP, len(rows[0]) * (width + GAP) - GAP
-    canvas = np.full((*size, 3), between, dtype=np.uint8)
+    canvas = np.full((*size, 3), np.round(255 * np.array(to_rgb(between))), dtype=np.uint8)
     for i, row in enumerate(rows):
         for j, image in enumerate(row):
             top, left = i * (height + GAP), j * (width + GAP)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import sys
 import time
 from collections.abc import Callable
@@ -36,7 +34,6 @@ from gje_world.networks import ConvEncoder
 from gje_world.options import ConfigError, option, plain_value, require_at_least, require_some
 from gje_world.plots.futures import portrait_path, write_report
 from gje_world.training.atomic import replacing
-from gje_world.training.content import content_digest
 from gje_world.training.devices import keep_freed_memory, set_threads
 from gje_world.training.origin import origin
 from gje_world.training.run_directory import RunDirectory
@@ -55,6 +52,7 @@ from gje_world.video.futures_models import (
     learn_beliefs,
     learn_encoder,
 )
+from gje_world.video.own_predictors import code_of, maker
 
 SIMULATED = {"cartpole": "dmc/cartpole-swingup", "reacher": "dmc/reacher-easy"}
 NAMES = (*WORLDS, *SIMULATED)
@@ -157,9 +155,7 @@ def benchmark(config: BenchmarkConfig) -> int:
         (world, predictor, seed)
         for world in worlds
         for seed in range(1, config.seeds + 1)
-        for predictor in sorted(
-            predictors, key=lambda name: ":" not in name
-        )  # one's own and its errors first
+        for predictor in sorted(predictors, key=lambda name: ":" not in name)  # one's own errors come first
         if predictor not in UNLEARNT or seed == 1
     ]
     # what is asked for stands in the configuration; how many episodes null is, here
@@ -295,47 +291,6 @@ class Bench:
 def generated_or_simulated(name: str, size: int) -> World:
     """The world called `name`, of whichever kind it is."""
     return simulated_world(name, size) if name in SIMULATED else make_world(name, size)
-
-
-def maker(name: str) -> Callable[[World, int], Predictor]:
-    """The function that `name`, as in "module:function", stands for: from a world and a seed to a predictor.
-
-    The module is looked for where Python is told to, and in the working directory.
-
-    Raises:
-        ConfigError: there is no such module or function.
-    """
-    module, _, function = name.partition(":")
-    look_here()
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"predictors=[{name}] must be module:function to import: {error}") from error
-    if not callable(found):
-        raise ConfigError(f"predictors=[{name}] must be a function of a world and a seed")
-    return found
-
-
-def look_here() -> None:
-    """Modules are looked for in the working directory too."""
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
-
-
-def code_of(predictor: str) -> str | None:
-    """What tells the file that a predictor of one's own stands in from what it was before or will be.
-
-    None: it is ours, or there is no such file.
-    """
-    module, own, _ = predictor.partition(":")
-    look_here()
-    try:
-        spec = importlib.util.find_spec(module) if own else None
-    except (ImportError, ValueError):  # which `maker` will tell of
-        return None
-    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-        return None
-    return content_digest(Path(spec.origin))[:8]
 
 
 def simulated_world(name: str, size: int) -> Simulated:

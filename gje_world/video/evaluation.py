@@ -138,8 +138,7 @@ class VideoEvaluation:
         check()
         futures = model.imagine(held_out.z[:, :past], held_out.actions, self.config.particles)
         target = held_out.z[:, past:].transpose(0, 1)  # [H, N, D]
-        foreseen = foresight(beliefs, futures, target, marginal_gaussian(observed.z))
-        row |= told(foreseen)
+        row |= told(foresight(beliefs, futures, target, marginal_gaussian(observed.z)))
         row |= self.calibration(check)
         row |= {f"calibrated/{name}": value for name, value in model.calibration.told.items()}
         check()
@@ -173,26 +172,25 @@ class VideoEvaluation:
         return Windows(batch, z, actions, states, torch.from_numpy(clips.group_of(rows)).to(device))
 
     def side_by_side(self, clips: Clips, most: int) -> Iterator[Windows]:
-        """Windows of a history and some steps ahead, always the same ones, read and embedded part by part.
+        """Windows of a history and some steps ahead (`in_parts`).
 
         They follow one another, so that nothing of an episode comes after two histories: what is counted in
         them are data of their own.
         """
         length, every = self.model.frame_stack - 1 + self.past + self.far, self.far * self.stride
-        rows = clips.distinct(np.random.default_rng(SEED), most, length, self.stride, every)
-        for start in range(0, len(rows), READ_AT_ONCE):
-            yield self.embedded(clips, rows[start : start + READ_AT_ONCE], length)
+        return self.in_parts(clips, most, length, every)
 
     def observed(self) -> Observed:
         """Observations from all clips learnt from, embedded."""
-        length = self.model.frame_stack
-        rows = self.seen.distinct(np.random.default_rng(SEED), OBSERVED, length, self.stride)
-        z, states = [], []
-        for start in range(0, len(rows), READ_AT_ONCE):
-            part = self.embedded(self.seen, rows[start : start + READ_AT_ONCE], length)
-            z.append(part.z[:, 0])
-            states.append(part.states[:, 0])
+        parts = self.in_parts(self.seen, OBSERVED, self.model.frame_stack)
+        z, states = zip(*((part.z[:, 0], part.states[:, 0]) for part in parts), strict=True)
         return Observed(torch.cat(z), torch.cat(states))
+
+    def in_parts(self, clips: Clips, most: int, length: int, every: int = 1) -> Iterator[Windows]:
+        """Distinct windows of `length` frames, always the same ones, read and embedded part by part."""
+        rows = clips.distinct(np.random.default_rng(SEED), most, length, self.stride, every)
+        for start in range(0, len(rows), READ_AT_ONCE):
+            yield self.embedded(clips, rows[start : start + READ_AT_ONCE], length)
 
     def beliefs(self, z: Tensor, actions: Tensor) -> list[Belief]:
         """At each step ahead: of Gaussian beliefs by moments, else by particles, which keep their shape.

@@ -15,8 +15,9 @@ from gje_world.evaluation.futures import HORIZON, ask, score_oracle
 from gje_world.options import ConfigError
 from gje_world.training.run_directory import RunDirectoryError
 from gje_world.video import benchmark as bench_module
-from gje_world.video.benchmark import Bench, BenchmarkConfig, benchmark, code_of
+from gje_world.video.benchmark import Bench, BenchmarkConfig, benchmark
 from gje_world.video.futures_models import Recipe
+from gje_world.video.own_predictors import code_of
 
 
 @pytest.fixture
