@@ -333,7 +333,7 @@ class VideoModel(nn.Module):
                 cloud = torch.cat([cloud, drawn.unsqueeze(2)], 2)[:, :, -self.history :]
                 taken = action[:, end - cloud.shape[2] : end].expand(particles, -1, -1, -1)
                 each = self.as_learnt(cloud, taken)
-                each = each if scale is None else each.rescale(scale)
+                each = each if scale is None else each.rescale(scale * self.calibration.later)
                 beliefs.append(Pool(each))
                 drawn = draw(each, EMPTY)
                 futures.append(drawn)

@@ -161,3 +161,23 @@ class Gaussian(Belief):
             return self.log_prob(value)
         blurred = self.blur(resolution)
         return blurred.log_prob(value) - 0.5 * resolution**2 * blurred.precision_trace
+
+    def composite_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
+        r"""`learning_log_prob`, with the gradient to the mean that each dimension on its own would give it.
+
+        That of :math:`\sum_j \log N(v_j; \mu_j, \lfloor\Sigma_{jj} + \tau^2\rfloor)`, the likelihood of the
+        dimensions as if they were independent (a composite likelihood: Lindsay, 1988; Varin et al., 2011),
+        with :math:`\lfloor\cdot\rfloor` held fixed. The spread learns by the joint likelihood.
+
+        Under that the mean learns by :math:`\Sigma^{-1}(v - \mu)`, which is next to nothing along directions
+        that the covariance is wide in: what a belief has once taken for noise, it hardly learns to predict.
+        """
+        held = value.detach() + (self.mean - self.mean.detach())  # its error is fixed
+        told, pull = self.learning_log_prob(held, resolution), self.pull(value, resolution)
+        return told + (pull - pull.detach())
+
+    def pull(self, value: Tensor, resolution: float) -> Tensor:
+        r"""Minus half the squared error of the mean, each dimension in units of its own variance held fixed,
+        `[...]`: the part of a composite likelihood that the mean learns by."""
+        variance = self.variance.detach() + resolution**2
+        return -0.5 * ((value - self.mean).square() / variance).sum(-1)

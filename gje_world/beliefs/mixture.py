@@ -94,6 +94,16 @@ class Mixture(Belief):
         blurred = Mixture(self.log_weights, self.components.blur(resolution))
         return blurred.log_prob(value + resolution * torch.randn_like(value))
 
+    def composite_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
+        """As `Gaussian.composite_log_prob`, of each component by its share in what happened; the weights
+        learn by the joint likelihood, as spreads do."""
+        blurred = self.components.blur(resolution) if resolution else self.components
+        value = (value + resolution * torch.randn_like(value)).unsqueeze(-2)
+        held = blurred.translate(self.means.detach() - self.means)
+        each = self.log_weights + held.log_prob(value.detach())
+        pull = (each.detach().softmax(-1) * blurred.pull(value, 0.0)).sum(-1)
+        return each.logsumexp(-1) + (pull - pull.detach())
+
     def pairwise_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
         """As `Belief.pairwise_log_prob`, with one draw of the noise for each value."""
         components = self.components

@@ -34,7 +34,9 @@ class ObjectiveConfig:
     )
     temperature: float | None = option(None, "of gje_conditional: of its contrast; null: 0.25")
     beta: float | None = option(None, "of gje_conditional: power of the variance that weighs its likelihood")
-    fit: str | None = option(None, "of gje_conditional: likelihood, or moments")
+    fit: str | None = option(
+        None, "of gje_conditional: likelihood, composite or moments (docs/objectives.md)"
+    )
     form: str | None = option(None, "of gje_joint: scale_free, conditional or primal")
     shrinkage: float | None = option(None, "of gje_joint: of the covariance towards its diagonal")
     prototypes: int | None = option(None, "of gmje: components of the mixture")
@@ -53,7 +55,7 @@ def keywords(
         resolution, contrast: of its likelihood, where it has one and the options leave it open.
     """
     options = given(objective)
-    likelihood = objective.fit in (None, "likelihood")
+    likelihood = objective.fit != "moments"
     takes = objective_options(objective.name) if likelihood else ()
     if "contrast" in takes and not objective.beta:
         options = {"contrast": contrast} | options

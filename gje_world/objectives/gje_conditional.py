@@ -8,7 +8,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from gje_world.beliefs import Belief
+from gje_world.beliefs import Belief, Gaussian, Mixture
 from gje_world.beliefs.gaussian import LOG_2PI
 from gje_world.objectives.objective import (
     Objective,
@@ -18,7 +18,8 @@ from gje_world.objectives.objective import (
 )
 from gje_world.objectives.statistics import distributed, gather
 
-FITS = ("likelihood", "moments")
+FITS = ("likelihood", "composite", "moments")
+CORRELATED = ("diagonal", "low_rank", "full", "full_covariance", "spectral", "mixture")  # fit by composite
 
 
 class ConditionalGJE(Objective):
@@ -62,8 +63,11 @@ class ConditionalGJE(Objective):
         beta: of the beta-NLL (Seitzer et al., 2022, eq. 5), which weighs each dimension's loss with its
             variance to this power, held fixed; 0 for the likelihood, 1 for the gradients of a squared error
             to the mean. Takes a diagonal belief.
-        fit: `likelihood`, or `moments`: the squared error of the mean, and that of the variance from the
-            squared residual, held fixed; bounded where a likelihood is not, but blind to the shape.
+        fit: `likelihood`; or `composite`: spreads learn by it, but the means by that of each dimension on its
+            own (`Gaussian.composite_log_prob`), which a Gaussian, or a mixture, whose dimensions err together
+            needs to learn what it could take for noise; or `moments`: the squared error of the mean, and that
+            of the variance from the squared residual, held fixed; bounded where a likelihood is not, but
+            blind to the shape.
         common: options of every objective.
     """
 
@@ -87,21 +91,25 @@ class ConditionalGJE(Objective):
         require(0 <= beta <= 1, "beta", beta, "between 0 and 1")
         require_one_of("fit", fit, FITS)
         require(fit == "likelihood" or not beta, "beta", beta, f"0 where fit={fit}")
-        require(fit == "likelihood" or not resolution, "resolution", resolution, f"0 where fit={fit}")
-        require(
-            not contrast or (fit == "likelihood" and not beta), "contrast", contrast, "0 with beta or fit"
-        )
+        require(fit != "moments" or not resolution, "resolution", resolution, f"0 where fit={fit}")
+        contrasts = fit != "moments" and not beta
+        require(not contrast or contrasts, "contrast", contrast, "0 with beta or fit=moments")
         self.resolution, self.contrast, self.beta, self.fit = resolution, contrast, beta, fit
         self.temperature = temperature
 
     def require_belief(self, name: str) -> None:
         if self.beta and name != "diagonal":
             raise ValueError(f"objective.beta={self.beta} needs belief=diagonal; got belief={name}")
+        if self.fit == "composite" and name not in CORRELATED:
+            fitting = ", ".join(CORRELATED)
+            raise ValueError(f"objective.fit=composite needs belief one of {fitting}; got belief={name}")
 
     def loss(self, belief: Belief, z_target: Tensor) -> Tensor:
         """Negative log-likelihood per dimension of `z_target [..., D]`, shape `[...]`, in nats."""
         if self.fit == "moments":
             return moment_error(belief, z_target)
+        if isinstance(belief, Gaussian | Mixture) and self.fit == "composite":
+            return -belief.composite_log_prob(z_target, self.resolution) / self.dim
         if self.beta:
             return beta_nll(belief, z_target, self.beta, self.resolution)
         return negative_log_likelihood(belief, z_target, self.resolution)

@@ -34,7 +34,7 @@ from gje_world.networks.decoder import Decoder
 from gje_world.options import option
 from gje_world.propagation import covariance
 from gje_world.training.random_state import forked
-from gje_world.video.calibration import calibrate
+from gje_world.video.calibration import calibrate, calibrate_ahead
 from gje_world.video_model import VideoModel
 
 CHUNK = 32  # clips embedded at once
@@ -127,8 +127,10 @@ class VideoEvaluation:
         if self.kept is None:
             model.calibration.reset()
         else:
-            parts = self.side_by_side(self.kept, self.config.kept)
-            calibrate(model, [(part.z, part.actions) for part in parts], check)
+            parts = [(part.z, part.actions) for part in self.side_by_side(self.kept, self.config.kept)]
+            calibrate(model, parts, check)
+            if self.far > 1:
+                calibrate_ahead(model, parts, check)
         held_out, observed = self.embedded(self.held_out, self.rows, self.length), self.observed()
         check()
         row: dict[str, Any] = collapse_gauges(held_out.z)

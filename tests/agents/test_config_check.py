@@ -205,7 +205,10 @@ def test_what_can_be_left_out_may_be_zero(name):
         ),
         ({"objective__contrast": 0.5}, "objective.contrast=0.5 must be 0 in an agent's world model"),
         ({"objective__temperature": 0.5}, "objective.temperature=0.5 needs objective.contrast above 0"),
-        ({"objective__fit": "squares"}, "objective.fit=squares must be one of likelihood, moments"),
+        (
+            {"objective__fit": "squares"},
+            "objective.fit=squares must be one of likelihood, composite, moments",
+        ),
         ({"objective__marginal": "vicreg"}, "objective.marginal=vicreg must be one of gaussian_kl, sigreg"),
         ({"objective__target": "ema"}, "objective.target=ema must be one of online, stop_gradient, momentum"),
         ({"objective__momentum": 1.0}, "objective.momentum=1.0 must be at least 0 and below 1"),

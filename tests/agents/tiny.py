@@ -13,7 +13,7 @@ import dot
 import torch
 
 from agents import train
-from gje_world.training.checkpoint import CheckpointStore
+from gje_world.training.checkpoint import CheckpointStore, step_of
 
 # A server that has imported everything once forks each run: killing twenty of them takes seconds.
 server = multiprocessing.get_context("forkserver")
@@ -42,6 +42,14 @@ class Run:
     def wait_for(self, words: str) -> None:
         """Block until the run has printed `words` to standard error."""
         while words not in self.errors.read_text():
+            assert self.process.is_alive(), self.errors.read_text()
+            time.sleep(0.005)
+
+    def wait_until_saved(self, step: int) -> None:
+        """Block until less than one checkpoint's worth is left to `step`, which is then soon reached."""
+        store = CheckpointStore(self.path / "checkpoints")
+        soon = step - step % OPTIONS["checkpoint_every"]
+        while max(map(step_of, store.paths()), default=0) < soon:
             assert self.process.is_alive(), self.errors.read_text()
             time.sleep(0.005)
 
