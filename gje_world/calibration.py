@@ -54,7 +54,7 @@ class Calibration(nn.Module):
         shares = len(scales) == len(weights) and all(weight > 0 for weight in weights)
         if not shares or not abs(sum(weights) - 1) <= 1e-4:
             raise ValueError(f"weights must be shares of the scales {list(scales)}, got {list(weights)}")
-        self.told = {"scales": [*scales], "weights": [*weights], "later": later}
+        self.told: dict[str, Any] = {"scales": [*scales], "weights": [*weights], "later": later}
 
     def reset(self) -> None:
         """Correct nothing from now on."""

@@ -108,7 +108,8 @@ class ConditionalGJE(Objective):
         """Negative log-likelihood per dimension of `z_target [..., D]`, shape `[...]`, in nats."""
         if self.fit == "moments":
             return moment_error(belief, z_target)
-        if isinstance(belief, Gaussian | Mixture) and self.fit == "composite":
+        if self.fit == "composite":
+            assert isinstance(belief, Gaussian | Mixture)
             return -belief.composite_log_prob(z_target, self.resolution) / self.dim
         if self.beta:
             return beta_nll(belief, z_target, self.beta, self.resolution)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 from gje_world.training.atomic import replacing
+from gje_world.training.origin import origin_of
 
 _STYLE = """
 :root { color-scheme: light; --ink: #22303c; --muted: #66727f; --line: #e1e6eb; --blue: #2c6e9c; }
@@ -76,15 +77,25 @@ class Page:
 
 
 def write_page(run_dir: Path, page: Page) -> Path:
-    """Write the page as the run's `report.html`, whole or not at all; its path."""
+    """Write the page as the run's `report.html`, its origin at the foot, whole or not at all; its path."""
     report = run_dir / "report.html"
+    try:
+        origin = origin_of(run_dir)
+    except (OSError, ValueError):  # a page of what was made elsewhere
+        origin = {}
     with replacing(report) as temporary:
-        temporary.write_text(render(page), encoding="utf-8")
+        temporary.write_text(render(page, origin), encoding="utf-8")
     return report
 
 
-def render(page: Page) -> str:
-    """The page as HTML."""
+def render(page: Page, origin: Mapping[str, str] | None = None) -> str:
+    """The page as HTML.
+
+    Arguments:
+        origin: command, commit and machine, which stand at its foot.
+    """
+    foot = "\n".join(f"{name}: {value}" for name, value in (origin or {}).items())
+    configuration = f"{page.config.rstrip()}\n\n{foot}".rstrip()
     refresh = f'<meta http-equiv="refresh" content="{page.refresh}">\n' if page.refresh else ""
     tiles = "\n".join(
         f'<div class="tile"><b>{escape(tile.value)}</b><span>{escape(tile.name)}</span></div>'
@@ -116,7 +127,8 @@ def render(page: Page) -> str:
 {tiles}
 </div>
 {sections}
-<section><details><summary>Configuration</summary><pre>{escape(page.config)}</pre></details></section>
+<section><details><summary>Configuration and origin</summary>
+<pre>{escape(configuration)}</pre></details></section>
 </main>
 </body>
 </html>

@@ -11,9 +11,10 @@ from torch import distributions as td
 from gje_world.beliefs import HEADS, DiagonalGaussian, Ensemble, Mixture, ScaleMixture, fuse, make_head
 from gje_world.beliefs.scale_mixture import fit_weights
 from gje_world.calibration import NOTHING, Calibration
+from gje_world.evaluation.foresight import region_mass
 from gje_world.evaluation.scores import coverage_error
 from gje_world.networks import ConvEncoder
-from gje_world.video.calibration import SCALES, calibrate
+from gje_world.video.calibration import SCALES, calibrate, calibrate_ahead
 from gje_world.video_model import PredictorConfig, VideoModel
 
 B, D = 5, 4
@@ -193,6 +194,39 @@ def test_what_is_right_already_stays_nearly_as_it_is():
     assert set(told["scales"]) <= set(SCALES) and sum(told["weights"]) == pytest.approx(1)
 
 
+def noisy_walks(rows):
+    """Steps of one width, each on its own."""
+    return torch.randn(rows, 7, D).cumsum(1)
+
+
+def details(rows):
+    """Embeddings that change at random about a place that stays: what is told too finely to be predicted."""
+    return torch.randn(rows, 1, D) + torch.randn(rows, 7, D) / 2**0.5
+
+
+def drifts(rows):
+    """Each goes on as it began: what a predictor that takes it for noise errs by lasts."""
+    return torch.randn(rows, 1, D) * torch.arange(7.0)[:, None]
+
+
+@pytest.mark.parametrize(
+    "worlds, width",  # of what follows sampled embeddings: after five steps sqrt(1 + 4 width^2) is right
+    [(noisy_walks, 1.0), (details, 0.0), (drifts, 6**0.5)],
+)
+def test_regions_several_steps_ahead_hold_what_they_promise_however_errors_add_up(worlds, width):
+    model = model_of(1.0)
+    torch.manual_seed(1)
+    kept, z = parts(worlds(1_000)), worlds(2_000)
+    calibrate(model, kept)
+    calibrate_ahead(model, kept)
+    assert model.calibration.later == pytest.approx(width, rel=0.12, abs=0.15)
+    action = z.new_zeros(len(z), 6, 0)
+    belief = model.propagate(z[:, :2], action, particles=64)[-1]
+    draws = model.imagine(z[:, :2], action, 64)[-1]
+    mass = region_mass(belief, draws, z[:, -1], torch.Generator().manual_seed(0))
+    assert coverage_error(mass).amax() < 0.05
+
+
 def test_who_leaves_half_way_finds_the_calibration_as_it_was():
     model, calls = model_of(0.5), []
     model.calibration.set([0.5, 2.0], [0.5, 0.5])
@@ -200,13 +234,16 @@ def test_who_leaves_half_way_finds_the_calibration_as_it_was():
 
     def leave():
         calls.append(model.calibration.told)
-        if len(calls) == 3:
+        if len(calls) in (3, 11):
             raise InterruptedError
 
     torch.manual_seed(1)
     with pytest.raises(InterruptedError):
         calibrate(model, parts(walks()), leave)
     assert model.calibration.told == before and before not in calls
+    with pytest.raises(InterruptedError):
+        calibrate_ahead(model, parts(walks()), leave)  # in the second of its halvings
+    assert model.calibration.told == before and calls[-1]["later"] != 1
 
 
 def test_what_has_no_density_tells_nothing():
@@ -217,6 +254,11 @@ def test_what_has_no_density_tells_nothing():
     assert sum(model.calibration.told["weights"]) == pytest.approx(1)
     calibrate(model, parts(torch.full_like(z, torch.nan)))
     assert model.calibration.told == NOTHING
+    calibrate_ahead(model, parts(torch.full_like(z, torch.nan)))
+    assert model.calibration.told == NOTHING
+    for later in (0.0, torch.inf, torch.nan):
+        with pytest.raises(ValueError, match="later must be above 0, got"):
+            model.calibration.set([1.0], [1.0], later)
     for scales in ([], [0.0], [1.0, torch.nan], [torch.inf]):
         with pytest.raises(ValueError, match="scales must be above 0, and one at least"):
             model.calibration.set(scales, [1.0])
@@ -239,7 +281,7 @@ def test_beliefs_learn_as_they_are_and_a_new_model_corrects_nothing():
 
 def test_a_calibration_is_kept_with_the_weights():
     made = Calibration().eval()
-    made.set([0.7, 1.3], [0.25, 0.75])
+    made.set([0.7, 1.3], [0.25, 0.75], 0.8)
     other = Calibration().eval()
     other.load_state_dict(copy.deepcopy(made.state_dict()))
     assert other.told == made.told and other.corrects

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from gje_world.plots.film import write_film
 from gje_world.plots.report import main, write_report
 from gje_world.training.metrics import MetricsLog
+from gje_world.training.origin import origin_of
 from gje_world.training.run_directory import RunDirectory, RunDirectoryError
 
 CONFIG: dict[str, Any] = {"task": "dmc/cartpole-swingup", "seed": 7, "steps": 100_000, "world": {"dim": 64}}
@@ -121,6 +123,14 @@ def test_a_row_being_written_does_not_stop_the_report(tmp_path: Path) -> None:
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 99')
     assert "20,000 of 100,000 env frames" in _text(write_report(run).read_text())
+
+
+def test_the_page_tells_how_to_get_the_run_again(tmp_path: Path) -> None:
+    origin = origin_of(_run(tmp_path / "run"))
+    page = html.unescape(write_report(tmp_path / "run").read_text())
+    assert all(f"{name}: {origin[name]}" in page for name in ("command", "commit", "machine"))
+    (tmp_path / "run" / "origin.json").unlink()
+    assert "commit: " not in write_report(tmp_path / "run").read_text()
 
 
 def test_text_from_files_is_escaped(tmp_path: Path) -> None:
