@@ -329,15 +329,25 @@ class VideoModel(nn.Module):
             beliefs = [self.calibration(first)]
             drawn = draw(first, rows[:1]) if scale is None else draw(first.rescale(scale), EMPTY)
             futures, cloud = [drawn], z.expand(particles, *z.shape)
-            for end in range(length + 1, action.shape[1] + 1):
-                cloud = torch.cat([cloud, drawn.unsqueeze(2)], 2)[:, :, -self.history :]
-                taken = action[:, end - cloud.shape[2] : end].expand(particles, -1, -1, -1)
-                each = self.as_learnt(cloud, taken)
-                each = each if scale is None else each.rescale(scale * self.calibration.later)
+            for step in range(2, action.shape[1] - length + 2):
+                cloud, each = self.onward(cloud, drawn, action[:, : length + step - 1])
+                each = each if scale is None else each.rescale(scale * self.calibration.later(step))
                 beliefs.append(Pool(each))
                 drawn = draw(each, EMPTY)
                 futures.append(drawn)
         return beliefs, torch.stack(futures)
+
+    def onward(self, cloud: Tensor, drawn: Tensor, action: Tensor) -> tuple[Tensor, Belief]:
+        """What particles have seen, and their beliefs `[P, B]` over what comes next, not calibrated.
+
+        Arguments:
+            cloud: what they had seen, `[P, B, T, D]`, of which no more than a history is kept.
+            drawn: the embedding each has drawn after that, `[P, B, D]`.
+            action: `[B, T', A]`, the last of them the one after that.
+        """
+        cloud = torch.cat([cloud, drawn.unsqueeze(2)], 2)[:, :, -self.history :]
+        taken = action[:, -cloud.shape[2] :].expand(len(cloud), -1, -1, -1)
+        return cloud, self.as_learnt(cloud, taken)
 
 
 class _Window:

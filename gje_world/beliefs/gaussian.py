@@ -172,12 +172,13 @@ class Gaussian(Belief):
         Under that the mean learns by :math:`\Sigma^{-1}(v - \mu)`, which is next to nothing along directions
         that the covariance is wide in: what a belief has once taken for noise, it hardly learns to predict.
         """
-        held = value.detach() + (self.mean - self.mean.detach())  # its error is fixed
-        told, pull = self.learning_log_prob(held, resolution), self.pull(value, resolution)
-        return told + (pull - pull.detach())
+        held = self.translate(self.mean.detach() - self.mean)
+        pull = self._pull(value, resolution)
+        return held.learning_log_prob(value.detach(), resolution) + (pull - pull.detach())
 
-    def pull(self, value: Tensor, resolution: float) -> Tensor:
+    def _pull(self, value: Tensor, resolution: float = 0.0) -> Tensor:
         r"""Minus half the squared error of the mean, each dimension in units of its own variance held fixed,
         `[...]`: the part of a composite likelihood that the mean learns by."""
-        variance = self.variance.detach() + resolution**2
+        with torch.no_grad():
+            variance = self.variance + resolution**2
         return -0.5 * ((value - self.mean).square() / variance).sum(-1)

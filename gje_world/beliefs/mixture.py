@@ -97,11 +97,13 @@ class Mixture(Belief):
     def composite_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
         """As `Gaussian.composite_log_prob`, of each component by its share in what happened; the weights
         learn by the joint likelihood, as spreads do."""
-        blurred = self.components.blur(resolution) if resolution else self.components
-        value = (value + resolution * torch.randn_like(value)).unsqueeze(-2)
-        held = blurred.translate(self.means.detach() - self.means)
+        components = self.components
+        if resolution:
+            components, value = components.blur(resolution), value + resolution * torch.randn_like(value)
+        value = value.unsqueeze(-2)
+        held = components.translate(self.means.detach() - self.means)
         each = self.log_weights + held.log_prob(value.detach())
-        pull = (each.detach().softmax(-1) * blurred.pull(value, 0.0)).sum(-1)
+        pull = (each.detach().softmax(-1) * components._pull(value)).sum(-1)
         return each.logsumexp(-1) + (pull - pull.detach())
 
     def pairwise_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:

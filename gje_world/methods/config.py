@@ -110,7 +110,7 @@ def objective_defaults(
 ) -> dict[str, float]:
     """Contrast and resolution between views, or patches, where the options leave them open."""
     kind = (belief.member or "diagonal") if belief.name == "ensemble" else belief.name
-    plain = objective.name == "gje_conditional" and objective.fit in (None, "likelihood")
+    plain = objective.name == "gje_conditional" and objective.fit != "moments"
     contrast = objective.contrast
     if contrast is None:
         fits = plain and not objective.beta and kind in COMPARED

@@ -19,7 +19,7 @@ from gje_world.objectives.objective import (
 from gje_world.objectives.statistics import distributed, gather
 
 FITS = ("likelihood", "composite", "moments")
-CORRELATED = ("diagonal", "low_rank", "full", "full_covariance", "spectral", "mixture")  # fit by composite
+COMPOSITE = ("diagonal", "low_rank", "full", "full_covariance", "spectral", "mixture")  # beliefs so fitted
 
 
 class ConditionalGJE(Objective):
@@ -65,9 +65,9 @@ class ConditionalGJE(Objective):
             to the mean. Takes a diagonal belief.
         fit: `likelihood`; or `composite`: spreads learn by it, but the means by that of each dimension on its
             own (`Gaussian.composite_log_prob`), which a Gaussian, or a mixture, whose dimensions err together
-            needs to learn what it could take for noise; or `moments`: the squared error of the mean, and that
-            of the variance from the squared residual, held fixed; bounded where a likelihood is not, but
-            blind to the shape.
+            needs to learn what it could take for noise, but which bounds no mutual information; or `moments`:
+            the squared error of the mean, and that of the variance from the squared residual, held fixed;
+            bounded where a likelihood is not, but blind to the shape.
         common: options of every objective.
     """
 
@@ -100,16 +100,19 @@ class ConditionalGJE(Objective):
     def require_belief(self, name: str) -> None:
         if self.beta and name != "diagonal":
             raise ValueError(f"objective.beta={self.beta} needs belief=diagonal; got belief={name}")
-        if self.fit == "composite" and name not in CORRELATED:
-            fitting = ", ".join(CORRELATED)
-            raise ValueError(f"objective.fit=composite needs belief one of {fitting}; got belief={name}")
+        if self.fit == "composite" and name not in COMPOSITE:
+            raise ValueError(
+                f"objective.fit=composite needs belief one of {', '.join(COMPOSITE)}; for belief={name} give "
+                "objective.fit=likelihood"
+            )
 
     def loss(self, belief: Belief, z_target: Tensor) -> Tensor:
         """Negative log-likelihood per dimension of `z_target [..., D]`, shape `[...]`, in nats."""
         if self.fit == "moments":
             return moment_error(belief, z_target)
         if self.fit == "composite":
-            assert isinstance(belief, Gaussian | Mixture)
+            if not isinstance(belief, Gaussian | Mixture):  # one that has been calibrated, or was rescaled
+                raise ValueError(f"fit=composite is of a belief as it is learnt; got {belief!r}")
             return -belief.composite_log_prob(z_target, self.resolution) / self.dim
         if self.beta:
             return beta_nll(belief, z_target, self.beta, self.resolution)

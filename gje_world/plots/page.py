@@ -127,7 +127,7 @@ def render(page: Page, origin: Mapping[str, str] | None = None) -> str:
 {tiles}
 </div>
 {sections}
-<section><details><summary>Configuration and origin</summary>
+<section><details><summary>Configuration{" and origin" if origin else ""}</summary>
 <pre>{escape(configuration)}</pre></details></section>
 </main>
 </body>

@@ -198,6 +198,10 @@ def test_what_can_be_left_out_may_be_zero(name):
             {"objective__beta": 0.5, "belief__name": "low_rank"},
             "objective.beta=0.5 needs belief=diagonal; got belief=low_rank",
         ),
+        (
+            {"objective__fit": "composite", "belief__name": "student_t"},
+            "fit=composite needs belief one of .*; for belief=student_t give objective.fit=likelihood",
+        ),
         ({"objective__beta": 2.0}, "objective.beta=2.0 must be between 0 and 1"),
         (
             {"objective__fit": "moments", "objective__resolution": 0.35},
@@ -257,6 +261,7 @@ def test_options_that_do_not_go_together_are_refused(options, message):
             "batch_size": 2,
         },
         {"objective__fit": "moments"},
+        {"objective__fit": "composite", "belief__name": "low_rank"},
         {"agent__discount": 0.5},
         {"planner__elites": 256},
         {"planner__kappa": -2.0},

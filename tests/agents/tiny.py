@@ -32,8 +32,9 @@ class Run:
 
     def __init__(self, path: Path, options: dict | None = None, death: tuple | None = None):
         self.path, self.errors = path, path.with_suffix(".stderr")
+        self.options = OPTIONS | (options or {})
         self.errors.write_text("")
-        arguments = [f"{name}={value}" for name, value in (OPTIONS | (options or {})).items()]
+        arguments = [f"{name}={value}" for name, value in self.options.items()]
         self.process = server.Process(
             target=work, args=([f"run_dir={path}", *arguments], self.errors, death), daemon=True
         )
@@ -48,7 +49,7 @@ class Run:
     def wait_until_saved(self, step: int) -> None:
         """Block until less than one checkpoint's worth is left to `step`, which is then soon reached."""
         store = CheckpointStore(self.path / "checkpoints")
-        soon = step - step % OPTIONS["checkpoint_every"]
+        soon = step - step % self.options["checkpoint_every"]
         while max(map(step_of, store.paths()), default=0) < soon:
             assert self.process.is_alive(), self.errors.read_text()
             time.sleep(0.005)

@@ -108,6 +108,6 @@ def test_beliefs_that_are_no_gaussians_are_refused():
     objective.predict(DiagonalGaussian(value, torch.ones(B, D)), value)
     head, features, _ = believe("student_t")
     with pytest.raises(
-        ValueError, match=r"fit=composite needs belief one of diagonal, .*; got belief=student_t"
+        ValueError, match=r"fit=composite needs belief one of diagonal, .*; for belief=student_t give"
     ):
         objective.predict(head(features), value)

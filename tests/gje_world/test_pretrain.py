@@ -298,6 +298,7 @@ def test_ablations_are_allowed(words):
         (["objective.contrast=0"], 0.0, 0.0, 2.0),
         (["belief=flow"], 0.0, 0.0, 2.0),
         (["belief=full", "objective.contrast=0.5"], 0.5, 0.35, 1.0),
+        (["belief=low_rank", "objective.fit=composite"], 0.8, 0.35, 1.0),
         (["objective.beta=0.5"], 0.0, 0.0, 2.0),
         (["objective=gje_joint"], 0.0, 0.0, 1.0),
         (["method=masked_gje", "encoder=vit_tiny", "augment=mae"], 0.0, 0.0, 2.0),

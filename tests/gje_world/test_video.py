@@ -145,6 +145,14 @@ def test_a_model_of_every_belief_is_saved_and_loaded(belief, tmp_path):
     assert torch.equal(gje_world.load_decoder(tmp_path).draw(z), decoder.draw(z))
 
 
+def test_a_model_saved_before_it_was_calibrated_at_every_step_is_loaded(whole, tmp_path):
+    shutil.copytree(whole / "model", tmp_path / "model")
+    told = json.loads((tmp_path / "model" / "encoder.json").read_text())
+    assert len(told["video"]["calibration"].pop("later")) > 1
+    (tmp_path / "model" / "encoder.json").write_text(json.dumps(told))
+    assert gje_world.load_video_model(tmp_path / "model").calibration.told["later"] == [1.0]
+
+
 def test_a_strange_size_is_refused_before_it_is_made(whole, tmp_path):
     shutil.copytree(whole / "model", tmp_path / "model")
     told = json.loads((tmp_path / "model" / "encoder.json").read_text())
@@ -627,6 +635,7 @@ def refused(capsys, *arguments: str) -> str:
         ("belief=point", ["belief=point", "density"]),
         ("learning.horizon=1", ["learning.open_loop=0.5", "learning.horizon=2", "got 1"]),
         ("objective=gmje_mdn", ["learning.open_loop=0.5 must be 0", "belief=mixture", "got belief=pool"]),
+        ("objective.fit=composite", ["learning.open_loop=0.5 must be 0", "fit=composite", "belief=pool"]),
         ("encoder.frozen=true", ["encoder.path"]),
         ("encoder.name=vgg", ["vgg", "conv"]),
         ("predictor.heads=3", ["hidden", "heads=3"]),
