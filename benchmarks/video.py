@@ -5,7 +5,7 @@ trained by `gje-video preset=control` and measured on held-out episodes. A row o
 embedding of keypoints, and a perceptron on three such embeddings, whose belief is a Gaussian of diagonal plus
 low-rank covariance. Episodes are short, so that many begin, each elsewhere.
 
-An angle of a joint is no linear function of places: so a perceptron makes the embedding of the keypoints, and
+An angle of a joint is no linear function of places: so a perceptron stands beside the keypoints, and
 embeddings are told from shifted views, which leaves no room for ever finer functions of one place. Reacher's
 target stays where it is all through an episode: so windows of one episode are held against one another, and
 half of the variance is to lie within episodes. Under the joint likelihood of such a Gaussian its mean hardly
@@ -81,7 +81,7 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--tasks", nargs="+", default=TASKS, choices=TASKS)
     arguments.add_argument("--seeds", type=int, default=1, help="runs of each task, with seeds from 1 on")
-    arguments.add_argument("--updates", type=int, default=8_400)
+    arguments.add_argument("--updates", type=int, default=8_000)
     arguments.add_argument("--threads", type=int, default=1)
     arguments.add_argument("--recordings", type=Path, default=Path("runs/video-benchmark"))
     options = arguments.parse_args()

@@ -35,7 +35,7 @@ class EncoderConfig:
     name: str = option("conv", f"{', '.join(ENCODERS)}")
     dim: int = option(16, "embedding dimension D; of a loaded encoder, its own")
     width: int = option(16, "of conv and keypoints: channels of their first convolutions")
-    hidden: int | None = option(None, "of keypoints: width of a perceptron of the places; null: none")
+    hidden: int | None = option(None, "of keypoints: width of a perceptron beside the places; null: none")
     path: str | None = option(None, "folder of a pretrained encoder to begin with, or stay with")
     frozen: bool = option(False, "leave the pretrained encoder as it is")
 
