@@ -16,10 +16,12 @@ Cartpole is the task of balancing, at half the agent's action repeat: under a ra
 up often leaves the picture with its cart, and what cannot be seen cannot be read; here it hardly ever does.
 
     python benchmarks/video.py --csv results/video.csv
+    python benchmarks/video.py --options objective.fit=likelihood --csv runs/by_likelihood.csv
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,10 +41,12 @@ EPISODES, LENGTH, ACTION_REPEAT = 3200, 30, 4  # frames of each
 POSITIONS = ("position", "to_target")
 
 
-def configured(task: str, seed: int, updates: int, threads: int | None, folder: Path) -> VideoConfig:
-    """The run of a task and seed, in `folder`."""
-    config: VideoConfig = configuration("video", VideoConfig, "preset=control", "data=clips")
-    config.seed, config.run_dir = seed, str(folder / f"{task}-seed{seed}")
+def configured(
+    task: str, seed: int, updates: int, threads: int | None, folder: Path, options: Sequence[str] = ()
+) -> VideoConfig:
+    """The run of a task and seed, in `folder`, with further `options`, after which it is called."""
+    config: VideoConfig = configuration("video", VideoConfig, "preset=control", "data=clips", *options)
+    config.seed, config.run_dir = seed, str(folder / "-".join([f"{task}-seed{seed}", *options]))
     config.data.path = str(folder / task)
     config.engine = replace(config.engine, updates=updates, evaluate_every=updates, threads=threads)
     return config
@@ -83,26 +87,30 @@ def main() -> None:
     arguments.add_argument("--seeds", type=int, default=1, help="runs of each task, with seeds from 1 on")
     arguments.add_argument("--updates", type=int, default=8_000)
     arguments.add_argument("--threads", type=int, default=1)
+    arguments.add_argument(
+        "--options", nargs="+", default=[], help="of gje-video, as in objective.fit=likelihood"
+    )
     arguments.add_argument("--recordings", type=Path, default=Path("runs/video-benchmark"))
-    options = arguments.parse_args()
+    asked = arguments.parse_args()
     rows: list[dict[str, object]] = []
-    for task in options.tasks:
+    for task in asked.tasks:
         record(
             RecordConfig(
                 task=f"dmc/{task}",
                 episodes=EPISODES,
                 length=LENGTH,
                 action_repeat=ACTION_REPEAT,
-                out=str(options.recordings / task),
+                out=str(asked.recordings / task),
             )
         )
-        for seed in range(1, options.seeds + 1):
-            config = configured(task, seed, options.updates, options.threads, options.recordings)
-            rows.append({"task": task, "seed": seed, "updates": options.updates} | measured(config))
+        for seed in range(1, asked.seeds + 1):
+            config = configured(task, seed, asked.updates, asked.threads, asked.recordings, asked.options)
+            arm = {"task": task, "options": " ".join(asked.options), "seed": seed, "updates": asked.updates}
+            rows.append(arm | measured(config))
             print(rows[-1])
-    if options.csv:
+    if asked.csv:
         names = dict.fromkeys(name for row in rows for name in row)
-        write_csv(options.csv, [{name: row.get(name) for name in names} for row in rows])
+        write_csv(asked.csv, [{name: row.get(name) for name in names} for row in rows])
 
 
 if __name__ == "__main__":
