@@ -81,7 +81,7 @@ class Calibration(nn.Module):
     def later(self, step: int) -> float:
         """Factor of the scales of beliefs `step` steps ahead, 2 or more, which follow sampled embeddings."""
         factors = self.told["later"]
-        return factors[min(step - 2, len(factors) - 1)]
+        return factors[max(0, min(step - 2, len(factors) - 1))]
 
     def get_extra_state(self) -> dict[str, Any]:
         """What it corrects, for checkpoints."""

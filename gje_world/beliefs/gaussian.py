@@ -173,10 +173,10 @@ class Gaussian(Belief):
         that the covariance is wide in: what a belief has once taken for noise, it hardly learns to predict.
         """
         held = self.translate(self.mean.detach() - self.mean)
-        pull = self._pull(value, resolution)
+        pull = self.pull(value, resolution)
         return held.learning_log_prob(value.detach(), resolution) + (pull - pull.detach())
 
-    def _pull(self, value: Tensor, resolution: float = 0.0) -> Tensor:
+    def pull(self, value: Tensor, resolution: float = 0.0) -> Tensor:
         r"""Minus half the squared error of the mean, each dimension in units of its own variance held fixed,
         `[...]`: the part of a composite likelihood that the mean learns by."""
         with torch.no_grad():

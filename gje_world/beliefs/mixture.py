@@ -103,7 +103,7 @@ class Mixture(Belief):
         value = value.unsqueeze(-2)
         held = components.translate(self.means.detach() - self.means)
         each = self.log_weights + held.log_prob(value.detach())
-        pull = (each.detach().softmax(-1) * components._pull(value)).sum(-1)
+        pull = (each.detach().softmax(-1) * components.pull(value)).sum(-1)
         return each.logsumexp(-1) + (pull - pull.detach())
 
     def pairwise_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:

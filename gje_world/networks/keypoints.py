@@ -51,7 +51,7 @@ class KeypointEncoder(Features):
             layers.append(nn.Conv2d(before, after, 3, stride=2 if place < STRIDES else 1, padding=1))
             layers += [nn.GroupNorm(1, after), nn.SiLU()]
         self.maps = nn.Sequential(*layers, nn.Conv2d(widths[-1], width, 1))
-        self.related = Related(2 * width, hidden) if hidden else nn.Identity()
+        self.related = WithRelations(2 * width, hidden) if hidden else nn.Identity()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         side = torch.linspace(-1, 1, image_size // 2**STRIDES)
         self.register_buffer("places", torch.cartesian_prod(side, side).flip(-1), persistent=False)  # (x, y)
@@ -63,7 +63,7 @@ class KeypointEncoder(Features):
         return self.related(places)
 
 
-class Related(nn.Module):
+class WithRelations(nn.Module):
     """Places, and beside them what a perceptron makes of them: `[..., P]` to `[..., P + H]`."""
 
     def __init__(self, places: int, hidden: int):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Generator, Tensor
@@ -22,7 +20,8 @@ MOST_AHEAD = 512  # windows that calibrate several steps ahead
 PARTICLES = 32  # sampled futures of each, to tell a belief by, and as many to rank what happened among
 OCTAVES = 3.0  # beliefs that follow sampled embeddings are made at most this often twice as wide, or half
 HALVINGS = 6  # of the interval that their factor is searched in
-SEED = 2**31
+PRIOR_AHEAD = 50.0  # data that are held to have told the factor of the step before
+SEED = 2**31  # of the futures drawn
 
 Windows = Sequence[tuple[Tensor, Tensor]]
 """Embeddings `[N, T + H, D]`, `T` a history, and actions between them `[N, T + H - 1, A]`; in parts."""
@@ -38,9 +37,13 @@ def calibrate(model: VideoModel, windows: Windows, check: Callable[[], None] = l
         model: in evaluation mode.
         check: called between the parts; may raise to leave, and the calibration stays as it was.
     """
-    with unless_left(model):
-        model.calibration.reset()
+    before = model.calibration.told
+    model.calibration.reset()
+    try:
         told = densities(model, windows, check)
+    except BaseException:
+        model.calibration.set(**before)
+        raise
     if len(told):
         prior = torch.tensor([PRIOR if scale == 1 else 0.0 for scale in SCALES])
         found = zip(SCALES, fit_weights(told, prior).tolist(), strict=True)
@@ -54,8 +57,8 @@ def calibrate_ahead(model: VideoModel, windows: Windows, check: Callable[[], Non
     at which regions hold what they promise.
 
     The wider a belief, the smaller the region of it that holds what happened. Of a calibrated one its mass is
-    a half on average: the factor at which it is, is found by halving, and held back a little where data are
-    few. Where nothing has a finite density, nothing is corrected.
+    a half on average: the factor at which it is, is found by halving. Where data are few, it stays near that
+    of the step before. Where nothing has a finite density, nothing is corrected.
 
     Arguments:
         model: in evaluation mode, calibrated one step ahead (`calibrate`).
@@ -70,27 +73,32 @@ def calibrate_ahead(model: VideoModel, windows: Windows, check: Callable[[], Non
     if ahead < 2:
         raise ValueError(f"windows must be of a history and two steps ahead at least, got {ahead}")
     factors: list[float] = []
-    with unless_left(model), forked(z.device, SEED), model.precision():
-        clouds = [
-            z[:, :first].expand(PARTICLES, *z[:, :first].shape)
-        ] * 2  # the second one's draws are ranked
-        scales = [model.calibration.draw_scales(clouds[0].shape[:2], z.device) for _ in clouds]
-        beliefs = [model.as_learnt(z[:, :first], action[:, :first]).rescale(scale) for scale in scales]
-        for step in range(2, ahead + 1):
+    with forked(z.device, SEED), model.precision():
+        past = z[:, :first]
+        clouds = [past.expand(PARTICLES, *past.shape)] * 2  # draws of the second are ranked by the first
+        scales = [model.calibration.draw_scales(cloud.shape[:2], z.device) for cloud in clouds]
+        beliefs = [model.as_learnt(past, action[:, :first]).rescale(scale) for scale in scales]
+        for end in range(first + 1, first + ahead):
             drawn = [belief.rsample() for belief in beliefs]
-            end = first + step - 1
-            pairs = [model.onward(*one, action[:, :end]) for one in zip(clouds, drawn, strict=True)]
-            clouds, each = [cloud for cloud, _ in pairs], [belief for _, belief in pairs]
-            factors.append(fitting_factor(each, scales, z[:, end]))
-            beliefs = [b.rescale(factors[-1] * scale) for b, scale in zip(each, scales, strict=True)]
+            seen = [model.onward(*one, action[:, :end]) for one in zip(clouds, drawn, strict=True)]
+            clouds, beliefs = [cloud for cloud, _ in seen], [belief for _, belief in seen]
+            before = factors[-1] if factors else 1.0
+            factors.append(fitting_factor(beliefs, scales, z[:, end], before))
+            beliefs = [b.rescale(factors[-1] * scale) for b, scale in zip(beliefs, scales, strict=True)]
             check()
     if any(factor != 1 for factor in factors):
         model.calibration.set(**model.calibration.told | {"later": factors})
 
 
-def fitting_factor(beliefs: Sequence[Belief], scales: Sequence[Tensor], value: Tensor) -> float:
-    """Of the scales `[P, N]` of beliefs: that at which the region of the first ones' pool that holds `value`
-    `[N, D]`, its mass told by draws from the others, is of a mass of a half on average."""
+def fitting_factor(
+    beliefs: Sequence[Belief], scales: Sequence[Tensor], value: Tensor, before: float
+) -> float:
+    """Of the scales `[P, N]` of two clouds' beliefs: that at which the smallest region of the first one's
+    pool that holds `value [N, D]`, its mass told by draws of the second, has a mass of a half on average.
+
+    Arguments:
+        before: the factor that so much as `PRIOR_AHEAD` data are held to have told.
+    """
     low, high = -OCTAVES, OCTAVES
     for _ in range(HALVINGS):
         middle = (low + high) / 2
@@ -98,18 +106,8 @@ def fitting_factor(beliefs: Sequence[Belief], scales: Sequence[Tensor], value: T
         mass = region_mass(Pool(pool), other.rsample(), value, Generator().manual_seed(SEED))
         mass = mass[mass.isfinite()]
         low, high = (middle, high) if mass.mean() > 0.5 else (low, middle)
-    return 2 ** ((low + high) / 2 * len(mass) / (len(mass) + PRIOR))
-
-
-@contextmanager
-def unless_left(model: VideoModel) -> Iterator[dict[str, Any]]:
-    """What the calibration told before the block, to which it goes back where the block is left early."""
-    before = model.calibration.told
-    try:
-        yield before
-    except BaseException:
-        model.calibration.set(**before)
-        raise
+    share = len(mass) / (len(mass) + PRIOR_AHEAD)
+    return 2 ** (share * (low + high) / 2) * before ** (1 - share)
 
 
 def densities(model: VideoModel, windows: Windows, check: Callable[[], None]) -> Tensor:

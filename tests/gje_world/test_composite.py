@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from gje_world.beliefs import DiagonalGaussian, Gaussian, LowRankGaussian, Mixture, make_head
+from gje_world.beliefs import DiagonalGaussian, Gaussian, LowRankGaussian, Mixture, ScaleMixture, make_head
 from gje_world.objectives import make_objective
 
 B, D = 6, 5
@@ -111,3 +111,6 @@ def test_beliefs_that_are_no_gaussians_are_refused():
         ValueError, match=r"fit=composite needs belief one of diagonal, .*; for belief=student_t give"
     ):
         objective.predict(head(features), value)
+    with pytest.raises(ValueError, match="is of a belief as it is learnt; got ScaleMixture"):
+        calibrated = ScaleMixture(DiagonalGaussian(value, torch.ones(B, D)), torch.ones(1), torch.zeros(1))
+        objective.predict(calibrated, value)
