@@ -83,6 +83,9 @@ class Calibration(nn.Module):
         factors = self.told["later"]
         return factors[max(0, min(step - 2, len(factors) - 1))]
 
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={[round(value, 3) for value in told]}" for name, told in self.told.items())
+
     def get_extra_state(self) -> dict[str, Any]:
         """What it corrects, for checkpoints."""
         return self.told

@@ -129,6 +129,10 @@ def check(config: VideoConfig) -> None:
     path = config.encoder.path
     dim = config.encoder.dim if path is None else load_encoder(path).dim
     objective = check_world_objective(config.objective, config.belief, dim)
+    if config.learning.open_loop and config.objective.fit == "composite":
+        raise ConfigError(
+            f"learning.open_loop={config.learning.open_loop} needs objective.fit=likelihood; got composite"
+        )
     if config.learning.open_loop:
         try:
             objective.require_belief("pool")  # which beliefs along sampled futures are

@@ -256,7 +256,7 @@ def test_beliefs_ahead_are_of_the_actions_on_the_way():
     state = torch.get_rng_state()
     calibrate_ahead(model, [(moved, action)])
     assert torch.equal(torch.get_rng_state(), state)
-    assert model.calibration.told["later"] == pytest.approx([1.0] * 4, rel=0.15)
+    assert model.calibration.told["later"] == pytest.approx([1.0] * 4, rel=0.25)
 
 
 def test_one_step_ahead_there_is_nothing_that_follows_a_sampled_embedding():
@@ -322,4 +322,5 @@ def test_a_calibration_is_kept_with_the_weights():
     other = Calibration().eval()
     other.load_state_dict(copy.deepcopy(made.state_dict()))
     assert other.told == made.told and other.corrects
+    assert str(other) == "Calibration(scales=[0.7, 1.3], weights=[0.25, 0.75], later=[0.8, 1.1])"
     torch.testing.assert_close(other.law(torch.device("cpu"))[1].exp(), torch.tensor([0.25, 0.75]))

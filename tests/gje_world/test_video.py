@@ -635,7 +635,7 @@ def refused(capsys, *arguments: str) -> str:
         ("belief=point", ["belief=point", "density"]),
         ("learning.horizon=1", ["learning.open_loop=0.5", "learning.horizon=2", "got 1"]),
         ("objective=gmje_mdn", ["learning.open_loop=0.5 must be 0", "belief=mixture", "got belief=pool"]),
-        ("objective.fit=composite", ["learning.open_loop=0.5 must be 0", "fit=composite", "belief=pool"]),
+        ("objective.fit=composite", ["learning.open_loop=0.5 needs objective.fit=likelihood", "composite"]),
         ("encoder.frozen=true", ["encoder.path"]),
         ("encoder.name=vgg", ["vgg", "conv"]),
         ("predictor.heads=3", ["hidden", "heads=3"]),
