@@ -46,10 +46,8 @@ def configured(
 ) -> VideoConfig:
     """The run of a task and seed, in `folder`, with further `options`, after which it is called."""
     config: VideoConfig = configuration("video", VideoConfig, "preset=control", "data=clips", *options)
-    config.seed, config.run_dir = (
-        seed,
-        str(folder / "-".join([f"{task}-seed{seed}", *options]).replace("=", "-")),
-    )
+    name = "-".join([f"{task}-seed{seed}", *options]).replace("=", "-")
+    config.seed, config.run_dir = seed, str(folder / name)
     config.data.path = str(folder / task)
     config.engine = replace(config.engine, updates=updates, evaluate_every=updates, threads=threads)
     return config

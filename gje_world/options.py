@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import field, fields, is_dataclass
 from enum import Enum
 from typing import Any
@@ -120,6 +120,20 @@ def require_some(config: Any, name: str, known: Sequence[str]) -> None:
     for word in asked or ():
         if word not in known:
             raise ConfigError(f"{name}=[{word}] must be among {', '.join(known)}")
+
+
+def require_taken(part: str, options: Mapping[str, Any], takes: Set[str]) -> None:
+    """Refuses options that a part, such as "belief=diagonal", does not take.
+
+    Raises:
+        ValueError: naming the first of them, its value, and those that there are.
+    """
+    if unknown := sorted(options.keys() - takes):
+        name, value = unknown[0], options[unknown[0]]
+        raise ValueError(
+            f"{part} has no option {name}; it takes {', '.join(sorted(takes))}; {name}={value} must be left "
+            "out, or null"
+        )
 
 
 def described(config: Any, prefix: str = "") -> list[tuple[str, str, str]]:

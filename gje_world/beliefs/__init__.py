@@ -22,6 +22,7 @@ from gje_world.beliefs.scale_mixture import ScaleMixture
 from gje_world.beliefs.spectral import SpectralGaussian, SpectralHead
 from gje_world.beliefs.spherical import Polar, PolarHead, PowerSpherical, PowerSphericalHead
 from gje_world.beliefs.student_t import StudentT, StudentTHead
+from gje_world.options import require_taken
 
 HEADS: dict[str, type[nn.Module]] = {
     "point": PointHead,
@@ -52,9 +53,7 @@ def make_head(name: str, features: int, dim: int, **options: Any) -> nn.Module:
     Raises:
         ValueError: there is no such belief, or it has no such option or value.
     """
-    if unknown := sorted(options.keys() - head_options(name, **options)):
-        takes = ", ".join(sorted(head_options(name, **options)))
-        raise ValueError(f"belief={name} has no option {unknown[0]}; it takes {takes}")
+    require_taken(f"belief={name}", options, head_options(name, **options))
     if name == "ensemble":
         own = {"members": options.pop("members")} if "members" in options else {}
         member = partial(make_head, options.pop("member", "diagonal"), **options)

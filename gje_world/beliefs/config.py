@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gje_world.beliefs import HEADS, head_options, make_head
+from gje_world.beliefs import HEADS, make_head
 from gje_world.options import ConfigError, given, option
 
 MEMBERS = [name for name in HEADS if name not in ("point", "power_spherical", "ensemble")]
@@ -46,15 +46,8 @@ def check_belief(belief: BeliefConfig, dim: int, *, directions: bool = False) ->
         raise ConfigError(f"belief.member={belief.member} must be one of {', '.join(MEMBERS)}")
     if belief.log_std_bounds is not None and len(belief.log_std_bounds) != 2:
         raise ConfigError(f"belief.log_std_bounds={belief.log_std_bounds} must be two numbers, [low, high]")
-    options = given(belief)
-    if unknown := sorted(options.keys() - {"name"} - head_options(**options)):
-        option, takes = unknown[0], ", ".join(sorted(head_options(**options)))
-        raise ConfigError(
-            f"belief.{option}={options[option]} must be null: belief={belief.name} has no option {option}; "
-            f"it takes {takes}"
-        )
     try:
-        make_head(features=1, dim=dim, **options)
+        make_head(features=1, dim=dim, **given(belief))
     except ValueError as error:
         text = str(error)
         raise ConfigError(text if text.startswith("belief") else f"belief.{text}") from error

@@ -89,17 +89,13 @@ class Mixture(Belief):
 
     def learning_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
         """As `Belief.learning_log_prob`, its expectation estimated by one draw of the noise."""
-        if not resolution:
-            return self.log_prob(value)
-        blurred = Mixture(self.log_weights, self.components.blur(resolution))
-        return blurred.log_prob(value + resolution * torch.randn_like(value))
+        components, value = self._blurred(value, resolution)
+        return Mixture(self.log_weights, components).log_prob(value)
 
     def composite_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
         """As `Gaussian.composite_log_prob`, of each component by its share in what happened; the weights
         learn by the joint likelihood, as spreads do."""
-        components = self.components
-        if resolution:
-            components, value = components.blur(resolution), value + resolution * torch.randn_like(value)
+        components, value = self._blurred(value, resolution)
         value = value.unsqueeze(-2)
         held = components.translate(self.means.detach() - self.means)
         each = self.log_weights + held.log_prob(value.detach())
@@ -108,12 +104,18 @@ class Mixture(Belief):
 
     def pairwise_log_prob(self, value: Tensor, resolution: float = 0.0) -> Tensor:
         """As `Belief.pairwise_log_prob`, with one draw of the noise for each value."""
-        components = self.components
-        if resolution:
-            components, value = components.blur(resolution), value + resolution * torch.randn_like(value)
+        components, value = self._blurred(value, resolution)
         log_weights = self.log_weights.expand(components.batch_shape)
         each = components.flatten().pairwise_log_prob(value).unflatten(-1, log_weights.shape[-2:])
         return torch.logsumexp(log_weights.unsqueeze(-3) + each, -1)
+
+    def _blurred(
+        self, value: Tensor, resolution: float
+    ) -> tuple[DiagonalGaussian | LowRankGaussian | PrecisionGaussian, Tensor]:
+        """Components and values at a resolution, the values with one draw of its noise; at 0 as they are."""
+        if not resolution:
+            return self.components, value
+        return self.components.blur(resolution), value + resolution * torch.randn_like(value)
 
     def spread_log_prob(self, value: Tensor) -> Tensor:
         """As `Belief.spread_log_prob`: to the components' covariances alone, not their means or weights."""

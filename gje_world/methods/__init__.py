@@ -17,6 +17,7 @@ from gje_world.methods.simclr import SimCLR
 from gje_world.methods.simsiam import SimSiam
 from gje_world.methods.vicreg import VICReg
 from gje_world.networks import Encoder
+from gje_world.options import require_taken
 
 METHODS: dict[str, type[Method]] = {
     "gje": GJE,
@@ -39,9 +40,7 @@ def make_method(name: str, encoder: Encoder, updates: int, **options: Any) -> Me
     """
     if name not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}; got {name!r}")
-    takes = method_options(name)
-    if unknown := sorted(options.keys() - takes):
-        raise ValueError(f"method={name} has no option {unknown[0]}; it takes {', '.join(sorted(takes))}")
+    require_taken(f"method={name}", options, method_options(name))
     return METHODS[name](encoder, updates=updates, **options)
 
 

@@ -17,6 +17,7 @@ from gje_world.objectives.objective import TARGETS, Objective
 from gje_world.objectives.statistics import moments
 from gje_world.objectives.vi_simsiam import VISimSiam
 from gje_world.objectives.vje import VJE
+from gje_world.options import require_taken
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "gje_conditional": ConditionalGJE,
@@ -39,9 +40,7 @@ def make_objective(name: str, dim: int, **options: Any) -> Objective:
     """
     if name not in OBJECTIVES:
         raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}; got {name!r}")
-    takes = objective_options(name)
-    if unknown := sorted(options.keys() - takes):
-        raise ValueError(f"objective={name} has no option {unknown[0]}; it takes {', '.join(sorted(takes))}")
+    require_taken(f"objective={name}", options, objective_options(name))
     return OBJECTIVES[name](dim, **options)
 
 

@@ -77,7 +77,8 @@ def calibrate_ahead(model: VideoModel, windows: Windows, check: Callable[[], Non
         past = z[:, :first]
         clouds = [past.expand(PARTICLES, *past.shape)] * 2  # draws of the second are ranked by the first
         scales = [model.calibration.draw_scales(cloud.shape[:2], z.device) for cloud in clouds]
-        beliefs = [model.as_learnt(past, action[:, :first]).rescale(scale) for scale in scales]
+        nearest = model.as_learnt(past, action[:, :first])
+        beliefs: list[Belief] = [nearest.rescale(scale) for scale in scales]
         for end in range(first + 1, first + ahead):
             drawn = [belief.rsample() for belief in beliefs]
             seen = [model.onward(*one, action[:, :end]) for one in zip(clouds, drawn, strict=True)]
